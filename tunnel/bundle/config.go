@@ -1,0 +1,115 @@
+package bundle
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"time"
+)
+
+// Config is what one end of a bundle needs. It is read once and never changed.
+type Config struct {
+	// Incarnation is this process' random number; it tells a restarted end
+	// from a reconnected one.
+	Incarnation uint64
+	// Pool is where all buffers come from; nil: a pool of DefaultPoolSize of
+	// this bundle's (or node's) own.
+	Pool *Pool
+	// ResumeGrace is how long a bundle lives without any lane. 0: its streams
+	// are reset as soon as the last lane is lost.
+	ResumeGrace time.Duration
+	// Logger is where ends of lanes and refused frames go; nil discards.
+	Logger *slog.Logger
+	// Metrics counts; nil does not.
+	Metrics *Metrics
+}
+
+func (c Config) withDefaults() Config {
+	if c.Pool == nil {
+		c.Pool = NewPool(DefaultPoolSize)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics(nil)
+	}
+	return c
+}
+
+// LaneInfo says what a lane travels on and who is at its ends, as verified by
+// the caller from certificates. Nothing in it comes from a message of the peer.
+type LaneInfo struct {
+	// Carrier names what the lane travels on, for reports: "quic", "tls".
+	Carrier string
+	// Local and Peer are the verified identities of the two ends (URIs).
+	Local, Peer string
+	// Exporter is 32 bytes of keying material that the two ends of this lane
+	// share with nobody else (RFC 8446 §7.5, label EXPORTER-ebbgate-lane).
+	Exporter []byte
+	// Express marks the lane that is kept for small frames and for streams
+	// that are not bulk. Bulk uses it only where there is no other lane. Each
+	// end marks for what it sends.
+	Express bool
+}
+
+// Request is what a stream's OPEN says.
+type Request struct {
+	UUID  [16]byte // names the stream in reports of both ends
+	Grant string   // the signed permission; at most maxGrant bytes
+}
+
+// OpenFunc dials the store that a stream is for. peer is the lane's verified
+// identity. The socket that it returns has SO_LINGER 0 from birth and belongs
+// to the node from then on. A *RefusedError goes to the ingress as it is. ctx
+// ends when the ingress gives up.
+type OpenFunc func(ctx context.Context, peer string, req Request) (Socket, error)
+
+// Socket is the outside of a stream: a TCP connection to a job or to a store.
+// *net.TCPConn is one.
+type Socket interface {
+	net.Conn
+	CloseWrite() error
+	SetLinger(sec int) error
+}
+
+// Limits of the protocol.
+const (
+	// maxChunk is the most bytes that one DATA frame carries.
+	maxChunk = 256 << 10
+	// maxGrant is the longest grant that an OPEN carries, in bytes.
+	maxGrant = 8 << 10
+	// maxText is the longest text that a REFUSED carries, in bytes.
+	maxText = 1 << 10
+	// initialCredit is the credit of a fresh stream, in bytes, each way.
+	initialCredit = 64 << 10
+	// scarceCredit is the same when the pool is short; no stream has less.
+	scarceCredit = 16 << 10
+	// maxWindow bounds a stream's credit, in bytes.
+	maxWindow = 32 << 20
+	// bulkThreshold is how many unconsumed bytes make a stream bulk.
+	bulkThreshold = 64 << 10
+	// maxStreams bounds the streams of one bundle.
+	maxStreams = 1 << 16
+	// maxStreamGap bounds how far a stream number may run ahead of the oldest
+	// one that was never seen.
+	maxStreamGap = 1 << 16
+	// maxBundles bounds the bundles that one ingress identity has at a node.
+	maxBundles = 256
+	// maxLanes bounds the lanes of one bundle.
+	maxLanes = 64
+	// maxOpening bounds the dials that a node has under way for one bundle.
+	maxOpening = 4096
+)
+
+// Times of the protocol.
+const (
+	helloTimeout = 10 * time.Second
+	pingBusy     = time.Second      // between pings while something is unacknowledged
+	pingIdle     = 15 * time.Second // between pings of a lane at rest
+	maxBusyPings = 10               // unanswered ones before a busy lane is dead
+	maxIdlePings = 3                // unanswered ones before a lane at rest is dead
+	ackDelay     = 20 * time.Millisecond
+	lackDelay    = 5 * time.Millisecond
+	closeFlush   = 500 * time.Millisecond // for the last frames of an orderly end
+)
