@@ -1,0 +1,16 @@
+// Package client is the job side: it reaches stores behind gateways from a
+// machine that has a job's token and nothing else.
+//
+// A [Client] trades the token for a certificate that lives an hour (the key
+// never leaves the process), keeps one session to the relay, and has a [Pool]
+// of grants and bundles, from which [Client.Open] takes streams. Between this
+// process and the node everything is TLS 1.3 inside the session; the relay
+// passes bytes on that it cannot read. A [Forwarder] puts a listening port in
+// front of that.
+//
+// Constructors do no I/O. [Client.Run] and [Forwarder.Run] block until their
+// context ends, and when they return nothing that they started is left. All
+// other methods may be called from any goroutine.
+//
+// A process is one run of its job: all streams of a Client count as one.
+package client
