@@ -1,0 +1,72 @@
+package oracle
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"sync"
+)
+
+// Job plays a job's part on one connection whose other end is a store.
+type Job struct {
+	Script Script
+
+	// Upload is how many bytes of the content named Script.UploadSeed the job sends, and End what it does then:
+	// half-close, reset, or (the zero value, and EndSilent) nothing until the store's content has ended.
+	Upload int64
+	End    End
+	// UploadLast: the job sends nothing before it has read the store's content to its end.
+	UploadLast bool
+	// Observe, if set, is told how many bytes have been read so far.
+	Observe func(n int64)
+}
+
+// Run plays the part and returns how the store's content ended. An error means that the job could not even do its
+// own part; it matters only where the script lets the job finish. The connection is closed, by a reset unless both
+// directions ended well.
+func (j Job) Run(conn *net.TCPConn) (Outcome, error) {
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetLinger(0)
+	if _, err := conn.Write(j.Script.Encode()); err != nil {
+		return failed(0, err), fmt.Errorf("oracle: send script: %w", err)
+	}
+	var (
+		outcome Outcome
+		err     error
+	)
+	if j.UploadLast {
+		outcome = Drain(conn, j.Script.Seed, j.Observe)
+		err = j.upload(conn)
+		if err == nil {
+			// The connection is closed only after the store closed it too: a reset must not overtake the content.
+			_, err = io.Copy(io.Discard, conn)
+		}
+	} else {
+		var uploading sync.WaitGroup
+		uploading.Go(func() { err = j.upload(conn) })
+		outcome = Drain(conn, j.Script.Seed, j.Observe)
+		if !outcome.Complete() {
+			_ = conn.Close() // an upload to a store that stopped reading would not end
+		}
+		uploading.Wait()
+	}
+	if outcome.Complete() && err == nil && j.End != EndReset {
+		_ = conn.SetLinger(-1)
+	}
+	return outcome, err
+}
+
+func (j Job) upload(conn *net.TCPConn) error {
+	if _, err := NewReader(j.Script.UploadSeed, j.Upload).WriteTo(conn); err != nil {
+		return fmt.Errorf("oracle: upload: %w", err)
+	}
+	switch j.End {
+	case EndFIN:
+		if err := conn.CloseWrite(); err != nil {
+			return fmt.Errorf("oracle: upload: %w", err)
+		}
+	case EndReset:
+		_ = conn.Close()
+	}
+	return nil
+}

@@ -1,0 +1,210 @@
+package oracle
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	ChildMain()
+	// The thread that forks children lives as long as the program.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/ebbgate/ebbgate/integration/proc.(*Thread).run"))
+}
+
+func TestContentIsAFunctionOfSeedAndOffset(t *testing.T) {
+	whole := make([]byte, 1000)
+	Fill(whole, 7, 0)
+	if bytes.Equal(whole[:100], whole[100:200]) {
+		t.Fatal("content repeats")
+	}
+	for range 1000 {
+		from := rand.IntN(len(whole))
+		part := make([]byte, rand.IntN(len(whole)-from+1))
+		Fill(part, 7, int64(from))
+		if !bytes.Equal(part, whole[from:from+len(part)]) {
+			t.Fatalf("bytes %d to %d differ", from, from+len(part))
+		}
+	}
+	other := make([]byte, len(whole))
+	Fill(other, 8, 0)
+	if bytes.Equal(other, whole) {
+		t.Fatal("two seeds, one content")
+	}
+}
+
+func TestVerifierNamesTheFirstWrongByte(t *testing.T) {
+	const at, size = 3001, 9000
+	good := make([]byte, size)
+	Fill(good, 1, 0)
+	flipped := bytes.Clone(good)
+	flipped[at] ^= 1
+	for name, test := range map[string]struct {
+		data   []byte
+		origin int64
+	}{
+		"flipped":    {flipped, -1},
+		"bytes lost": {append(bytes.Clone(good[:at]), good[at+1234:]...), at + 1234},
+		"repeated":   {append(bytes.Clone(good[:at]), good[at-777:]...), at - 777},
+		"zeroes":     {append(bytes.Clone(good[:at]), make([]byte, 100)...), -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := Drain(bytes.NewReader(test.data), 1, nil)
+			if o.Kind != KindCorrupt || o.Honest(1, size) == nil {
+				t.Fatalf("outcome %v", o)
+			}
+			v := NewVerifier(1)
+			_, err := v.Write(test.data)
+			var corrupt *CorruptError
+			if !errors.As(err, &corrupt) {
+				t.Fatalf("error %v", err)
+			}
+			if corrupt.Offset != at || (test.origin >= 0 && corrupt.Origin != test.origin) {
+				t.Fatalf("got %+v, want offset %d, origin %d", corrupt, at, test.origin)
+			}
+		})
+	}
+}
+
+func TestHonestKnowsALie(t *testing.T) {
+	const size = 5000
+	whole := Drain(NewReader(3, size), 3, nil)
+	if err := whole.Honest(3, size); err != nil {
+		t.Fatal(err)
+	}
+	short := Drain(NewReader(3, size-1), 3, nil)
+	if short.Honest(3, size) == nil {
+		t.Fatal("a clean end before the last byte passed")
+	}
+	if long := Drain(NewReader(3, size+1), 3, nil); long.Honest(3, size) == nil {
+		t.Fatal("a byte too many passed")
+	}
+	cut := Drain(io.MultiReader(NewReader(3, 100), errorReader{}), 3, nil)
+	if err := cut.Honest(3, size); err != nil || cut.Complete() || cut.Bytes != 100 {
+		t.Fatalf("%v: %v", cut, err)
+	}
+}
+
+type errorReader struct{}
+
+func (errorReader) Read([]byte) (int, error) { return 0, errors.New("cut") }
+
+// scenarios are the shapes that a connection can have.
+var scenarios = []struct {
+	name   string
+	job    Job
+	kind   Kind // of what the job reads
+	upload Kind // of what the store reads; empty: not asked
+}{
+	{"store ends", Job{Script: Script{Seed: 1, Send: 3 << 20, End: EndFIN}, End: EndFIN}, KindComplete, KindComplete},
+	{"store resets", Job{Script: Script{Seed: 2, Send: 3 << 20, End: EndReset}}, KindReset, ""},
+	{
+		"job half-closes first",
+		Job{Script: Script{Seed: 3, Send: 1 << 20, End: EndFIN, ReadFirst: true, UploadSeed: 4}, Upload: 2 << 20, End: EndFIN},
+		KindComplete, KindComplete,
+	},
+	{
+		"store half-closes first",
+		Job{Script: Script{Seed: 5, Send: 1 << 20, End: EndFIN, UploadSeed: 6}, Upload: 2 << 20, End: EndFIN, UploadLast: true},
+		KindComplete, KindComplete,
+	},
+	{
+		"job resets",
+		Job{Script: Script{Seed: 7, End: EndSilent, UploadSeed: 8}, Upload: 1 << 20, End: EndReset},
+		KindError, KindReset,
+	},
+	{
+		"slow store",
+		Job{Script: Script{Seed: 9, Send: 5000, Chunk: 1000, Pause: time.Millisecond, End: EndFIN}, End: EndFIN},
+		KindComplete, KindComplete,
+	},
+}
+
+func TestStoreObeys(t *testing.T) {
+	store, err := StartStore(t.Context(), nil, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Kill()
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			s.job.Script.ID = s.name
+			outcome, err := s.job.Run(dial(t, store.Addr()))
+			if outcome.Kind != s.kind {
+				t.Fatalf("the job saw: %v (%v)", outcome, err)
+			}
+			if err := outcome.Honest(s.job.Script.Seed, s.job.Script.Send); err != nil {
+				t.Fatal(err)
+			}
+			if s.upload == "" {
+				return
+			}
+			report, err := store.Report(ctx, s.name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if report.Upload.Kind != s.upload {
+				t.Fatalf("the store saw: %v", report.Upload)
+			}
+			if err := report.Upload.Honest(s.job.Script.UploadSeed, s.job.Upload); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestKilledStoreResets(t *testing.T) {
+	for range 5 {
+		store, err := StartStore(t.Context(), nil, "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		script := Script{Seed: 1, Send: 1 << 40, End: EndFIN}
+		job := Job{Script: script, Observe: func(n int64) {
+			if n > 1<<20 {
+				_ = store.Signal(os.Kill)
+			}
+		}}
+		outcome, _ := job.Run(dial(t, store.Addr()))
+		if outcome.Kind != KindReset {
+			t.Fatalf("the job saw: %v", outcome)
+		}
+		<-store.Done()
+	}
+}
+
+func dial(t *testing.T, addr string) *net.TCPConn {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn.(*net.TCPConn)
+}
+
+func BenchmarkFill(b *testing.B) {
+	buf := make([]byte, block)
+	b.SetBytes(block)
+	for i := range b.N {
+		Fill(buf, 1, int64(i)*block)
+	}
+}
+
+func BenchmarkDrain(b *testing.B) {
+	b.SetBytes(16 << 20)
+	for range b.N {
+		if o := Drain(NewReader(1, 16<<20), 1, nil); !o.Complete() {
+			b.Fatal(o)
+		}
+	}
+}
