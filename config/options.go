@@ -1,0 +1,27 @@
+package config
+
+import "github.com/spf13/pflag"
+
+// Options says where configuration comes from.
+type Options struct {
+	// File is a path; empty: environment and flags only.
+	File string
+	// Flags were registered by [RelayFlags] or [ConnectorFlags]; nil: none.
+	Flags *pflag.FlagSet
+	// Environment is in the form of os.Environ; nil: os.Environ().
+	Environment []string
+}
+
+// RelayFlags adds a flag for each key of relay.yaml that is one value or a
+// list of them.
+func RelayFlags(fs *pflag.FlagSet) { panic("todo") }
+
+// ConnectorFlags does the same for connector.yaml.
+func ConnectorFlags(fs *pflag.FlagSet) { panic("todo") }
+
+// Listen is a checked host:port to listen on; the host may be empty (all
+// addresses) and the port 0 (any free one). The empty Listen listens nowhere.
+type Listen string
+
+// String is what net.Listen takes.
+func (l Listen) String() string { return string(l) }
