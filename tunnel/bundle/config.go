@@ -83,8 +83,10 @@ const (
 	maxText = 1 << 10
 	// initialCredit is the credit of a fresh stream, in bytes, each way.
 	initialCredit = 64 << 10
-	// scarceCredit is the same when the pool is short; no stream has less.
+	// scarceCredit is the same when a quarter of the pool is in use.
 	scarceCredit = 16 << 10
+	// leastCredit is the same when the pool is nearly dry; no stream has less.
+	leastCredit = 4 << 10
 	// maxWindow bounds a stream's credit, in bytes.
 	maxWindow = 32 << 20
 	// bulkThreshold is how many unconsumed bytes make a stream bulk.

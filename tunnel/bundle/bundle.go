@@ -1,0 +1,315 @@
+package bundle
+
+import (
+	"crypto/rand"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Bundle is one end of all lanes between an ingress and a node, with the
+// streams that they carry. An ingress makes one with [NewIngress]; at a node
+// they come into being with their first lane.
+type Bundle struct {
+	// static after construction
+	cfg    Config
+	role   byte
+	id     [16]byte
+	secret [secretSize]byte
+	open   OpenFunc // at a node
+	onOver func()   // at a node: forget the bundle
+	done   chan struct{}
+	tasks  sync.WaitGroup // lanes' goroutines and dials
+
+	mu sync.Mutex
+	// guarded by mu
+	lanes       []*lane
+	joined      bool   // there was a lane
+	local, peer string // identities of the first lane, and so of all
+	incarnation uint64 // of the far end
+	secretKnown bool   // ingress: the node answered, it has the secret
+	streams     map[uint64]*Stream
+	lastID      uint64  // ingress: the newest stream
+	seen        seenSet // node: every stream that ever was
+	opening     int     // node: dials under way
+	draining    bool    // node: no new streams
+	control     fifo[*Stream]
+	light       fifo[*Stream] // with chunks to send, not bulk
+	bulk        fifo[*Stream]
+	late        []*Stream // whose ACK waits for the timer
+	unacked     int64     // bytes sent or to be sent that the far end has not consumed
+	err         *EndError // set when over
+	remote      bool      // the far end said that it is over
+	timer       *time.Timer
+	timerAt     time.Time // zero: not armed
+	ackAt       time.Time // when late is due
+	graceAt     time.Time // when a bundle without lanes is over
+	pressureAt  time.Time // when stalled streams are looked at again
+	closers     []io.Closer
+}
+
+// NewIngress makes the ingress' end of a bundle. It does no I/O; give it lanes
+// with Join and end it with Close.
+func NewIngress(cfg Config) *Bundle {
+	b := newBundle(cfg, roleIngress)
+	_, _ = rand.Read(b.id[:]) // never fails
+	_, _ = rand.Read(b.secret[:])
+	return b
+}
+
+func newBundle(cfg Config, role byte) *Bundle {
+	b := &Bundle{cfg: cfg.withDefaults(), role: role, done: make(chan struct{}), streams: make(map[uint64]*Stream)}
+	b.seen.low = 1
+	b.timer = time.AfterFunc(time.Hour, b.tick)
+	b.timer.Stop()
+	return b
+}
+
+// Done is closed when the bundle is over: closed by either end, or without a
+// lane for longer than its grace. Err says why.
+func (b *Bundle) Done() <-chan struct{} { return b.done }
+
+// Err is nil while the bundle lives, then an *EndError.
+func (b *Bundle) Err() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err == nil {
+		return nil
+	}
+	return b.err
+}
+
+// Streams is how many streams are open now.
+func (b *Bundle) Streams() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
+	for _, s := range b.streams {
+		if s.phase != phaseOver {
+			n++
+		}
+	}
+	return n
+}
+
+// Lanes is how many lanes are joined now.
+func (b *Bundle) Lanes() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.lanes)
+}
+
+// RTT is the least round trip that a lane measured, 0 before the first.
+func (b *Bundle) RTT() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rttLocked()
+}
+
+func (b *Bundle) rttLocked() time.Duration {
+	var least time.Duration
+	for _, l := range b.lanes {
+		if l.rtt != 0 && (least == 0 || l.rtt < least) {
+			least = l.rtt
+		}
+	}
+	return least
+}
+
+// Close ends the bundle in an orderly way: the far end is told the reason, its
+// streams and ours are reset with it. Close waits for the last frames, at most
+// half a second, and for all goroutines of the bundle. Closing twice is fine.
+func (b *Bundle) Close(reason Code) {
+	b.mu.Lock()
+	waiting := make([]*lane, 0, len(b.lanes))
+	if b.err == nil {
+		for _, l := range b.lanes {
+			l.goAway, l.goAwayCode = true, reason
+			waiting = append(waiting, l)
+			l.wakeLocked()
+		}
+	}
+	b.mu.Unlock()
+	flushed := time.NewTimer(closeFlush)
+	defer flushed.Stop()
+	for _, l := range waiting {
+		select {
+		case <-l.farewell:
+		case <-l.gone:
+		case <-flushed.C:
+			flushed.Reset(0)
+		}
+	}
+	b.mu.Lock()
+	b.overLocked(&EndError{Reason: reason}, false)
+	b.unlock()
+	b.tasks.Wait()
+}
+
+// unlock releases mu and closes what was left to be closed outside of it.
+func (b *Bundle) unlock() {
+	closers := b.closers
+	b.closers = nil
+	b.mu.Unlock()
+	for _, c := range closers {
+		_ = c.Close()
+	}
+}
+
+// overLocked ends the bundle: every stream is reset, every lane closed.
+func (b *Bundle) overLocked(err *EndError, remote bool) {
+	if b.err != nil {
+		return
+	}
+	b.err, b.remote = err, remote
+	for _, s := range b.streams {
+		s.endLocked(err.Reason, remote)
+	}
+	clear(b.streams)
+	b.control.clear()
+	b.light.clear()
+	b.bulk.clear()
+	b.late = nil
+	for len(b.lanes) > 0 {
+		b.dropLaneLocked(b.lanes[0], err)
+	}
+	b.timer.Stop()
+	close(b.done)
+	if b.onOver != nil {
+		b.tasks.Go(b.onOver)
+	}
+}
+
+// addLane makes conn a lane after its HELLOs. It fails where the lane does not
+// belong to the bundle's two ends.
+func (b *Bundle) addLane(conn net.Conn, info LaneInfo, peerIncarnation uint64) (*lane, error) {
+	b.mu.Lock()
+	defer b.unlock()
+	switch {
+	case b.err != nil:
+		return nil, b.err
+	case b.joined && (b.peer != info.Peer || b.local != info.Local):
+		return nil, &EndError{Reason: CodeLaneRefused, Err: violation("a lane of %q for a bundle of %q", info.Peer, b.peer)}
+	case b.joined && b.incarnation != peerIncarnation:
+		err := &EndError{Reason: CodeEndRestarted}
+		b.overLocked(err, true)
+		return nil, err
+	case len(b.lanes) >= maxLanes:
+		return nil, &EndError{Reason: CodeLaneRefused, Err: violation("more than %d lanes", maxLanes)}
+	}
+	b.joined, b.local, b.peer, b.incarnation = true, info.Local, info.Peer, peerIncarnation
+	b.graceAt = time.Time{}
+	l := newLane(b, conn, info)
+	b.lanes = append(b.lanes, l)
+	b.cfg.Metrics.lanes.Inc()
+	l.pingAt = time.Now()
+	b.armLocked(l.pingAt)
+	b.wakeAllLocked()
+	return l, nil
+}
+
+// dropLaneLocked takes a dead lane out and hands what it carried to the others.
+func (b *Bundle) dropLaneLocked(l *lane, err error) {
+	i := slices.Index(b.lanes, l)
+	if i < 0 {
+		return
+	}
+	b.lanes = slices.Delete(b.lanes, i, i+1)
+	l.dead = true
+	close(l.gone)
+	l.cond.Signal()
+	b.closers = append(b.closers, l.conn)
+	b.cfg.Metrics.lanes.Dec()
+	reason := reasonOf(err)
+	b.cfg.Metrics.laneEnds.WithLabelValues(reason.String()).Inc()
+	b.cfg.Logger.Debug("lane over", "carrier", l.info.Carrier, "peer", l.info.Peer, "reason", reason.String(), "error", err)
+	for _, r := range slices.Backward(l.sent.all()) {
+		r.repeatLocked()
+	}
+	l.sent.clear()
+	if b.err != nil {
+		return
+	}
+	if len(b.lanes) > 0 {
+		b.wakeAllLocked()
+		return
+	}
+	if b.cfg.ResumeGrace <= 0 {
+		b.overLocked(&EndError{Reason: CodeLanesLost, Err: err}, false)
+		return
+	}
+	b.graceAt = time.Now().Add(b.cfg.ResumeGrace)
+	b.armLocked(b.graceAt)
+}
+
+// armLocked makes the timer fire at t or earlier.
+func (b *Bundle) armLocked(t time.Time) {
+	if b.err != nil || (!b.timerAt.IsZero() && !t.Before(b.timerAt)) {
+		return
+	}
+	b.timerAt = t
+	b.timer.Reset(time.Until(t))
+}
+
+// tick does everything that waits for time: late ACKs and LACKs, pings, the
+// end of the grace, and stalled streams when memory is short.
+func (b *Bundle) tick() {
+	b.mu.Lock()
+	defer b.unlock()
+	if b.err != nil {
+		return
+	}
+	now := time.Now()
+	b.timerAt = time.Time{}
+	if due(b.ackAt, now) {
+		b.ackAt = time.Time{}
+		for _, s := range b.late {
+			s.lateAck = false
+			s.ackLocked()
+		}
+		b.late = b.late[:0]
+	}
+	if due(b.graceAt, now) {
+		b.overLocked(&EndError{Reason: CodeLanesLost}, false)
+		return
+	}
+	if due(b.pressureAt, now) {
+		b.relieveLocked(now)
+	}
+	next := earliest(b.ackAt, b.graceAt, b.pressureAt)
+	for _, l := range slices.Clone(b.lanes) {
+		next = earliest(next, l.tickLocked(now))
+	}
+	if !next.IsZero() {
+		b.armLocked(next)
+	}
+}
+
+func due(t, now time.Time) bool { return !t.IsZero() && !now.Before(t) }
+
+// earliest is the first of the times that are not zero.
+func earliest(times ...time.Time) (first time.Time) {
+	for _, t := range times {
+		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	return first
+}
+
+// relieveLocked narrows the windows of streams that stalled while credit is
+// short: what they consume later goes back to the pool.
+func (b *Bundle) relieveLocked(now time.Time) {
+	b.pressureAt = time.Time{}
+	if !b.cfg.Pool.credit.short() {
+		return
+	}
+	for _, s := range b.streams {
+		s.narrowLocked(now)
+	}
+	if len(b.streams) > 0 {
+		b.pressureAt = now.Add(time.Second)
+	}
+}

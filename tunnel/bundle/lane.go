@@ -1,0 +1,368 @@
+package bundle
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// lane is one authenticated byte pipe of a bundle: one reader, one writer.
+type lane struct {
+	// static after construction
+	b        *Bundle
+	conn     net.Conn
+	info     LaneInfo
+	gone     chan struct{} // closed when the lane is dropped
+	farewell chan struct{} // closed when its GOAWAY was written
+
+	// owned by the reader
+	in   *bufio.Reader
+	body []byte
+
+	// owned by the writer, filled under b.mu
+	out []byte // control frames and small DATA
+	big *chunk // one large DATA frame, written after out
+
+	// guarded by b.mu
+	cond       sync.Cond // the writer waits for work
+	idle       bool
+	dead       bool
+	closing    bool // the far end is about to close this lane
+	sent       fifo[record]
+	sentBytes  uint64 // of frames that LACK counts
+	lacked     uint64 // of those, what the far end took
+	taken      uint64 // bytes of frames taken off this lane
+	lackSaid   uint64
+	lackNow    bool
+	lackAt     time.Time
+	goAway     bool // a GOAWAY is to be written
+	goAwayCode Code
+	lastWords  bool         // a GOAWAY is being written
+	pings      fifo[uint64] // PONGs to be written
+	ping       bool         // a PING is to be written
+	pingAt     time.Time    // when the next PING is due
+	pingNonce  uint64
+	pingSent   time.Time // of the newest PING, for its round trip
+	unanswered int
+	rtt        time.Duration // least that a PING took
+	rate       float64       // best bytes per second that LACKs showed
+	sampleAt   time.Time
+	sampleFrom uint64
+	limited    bool // by the window, since the sample began
+}
+
+// record is a frame that was written and that no LACK covers yet.
+type record struct {
+	end  uint64 // l.sentBytes after it
+	s    *Stream
+	kind uint8
+	c    *chunk // of kindData
+}
+
+// maxBatch is how many bytes of small frames are written at once.
+const maxBatch = 32 << 10
+
+// smallChunk is the largest DATA that is copied among the small frames.
+const smallChunk = 8 << 10
+
+// windowFloor is the least that a lane may have under way, in bytes: two
+// chunks in the air and two in the far end's hands.
+const windowFloor = 1 << 20
+
+const maxLaneWindow = 64 << 20
+
+func newLane(b *Bundle, conn net.Conn, info LaneInfo) *lane {
+	l := &lane{
+		b: b, conn: conn, info: info,
+		gone: make(chan struct{}), farewell: make(chan struct{}),
+		in: bufio.NewReaderSize(conn, 16<<10), body: make([]byte, 32+maxGrant),
+	}
+	l.cond.L = &b.mu
+	return l
+}
+
+// run serves the lane until it is over and returns why.
+func (l *lane) run() error {
+	writer := make(chan struct{})
+	go l.write(writer)
+	err := l.read()
+	l.b.mu.Lock()
+	l.b.dropLaneLocked(l, err)
+	l.b.unlock()
+	<-writer
+	return err
+}
+
+// read takes frames off the lane until it fails. It never waits for a socket
+// or for another lane.
+func (l *lane) read() error {
+	for {
+		header, err := l.in.Peek(headerSize)
+		if err != nil {
+			return laneEnd(err)
+		}
+		typ, length, err := parseHeader(header)
+		if err != nil {
+			l.refuse(err)
+			return err
+		}
+		_, _ = l.in.Discard(headerSize)
+		if typ == frameData {
+			err = l.readData(length)
+		} else {
+			body := l.body[:length]
+			if _, err := io.ReadFull(l.in, body); err != nil {
+				return laneEnd(err)
+			}
+			err = l.b.handle(l, typ, body)
+		}
+		if err != nil {
+			l.refuse(err)
+			return err
+		}
+	}
+}
+
+// laneEnd makes an error of whatever ended a lane: a lane has no good end, so
+// EOF is one too.
+func laneEnd(err error) error {
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return &EndError{Reason: CodeLanesLost, Err: err}
+}
+
+// reasonOf is the code of an error of this package.
+func reasonOf(err error) Code {
+	var end *EndError
+	var bad *protocolError
+	switch {
+	case errors.As(err, &end):
+		return end.Reason
+	case errors.As(err, &bad):
+		return bad.reason
+	}
+	return CodeInternal
+}
+
+// refuse counts a violation of the protocol; the lane ends, the rest goes on.
+func (l *lane) refuse(err error) {
+	var bad *protocolError
+	if !errors.As(err, &bad) {
+		return
+	}
+	l.b.cfg.Metrics.dropped.WithLabelValues(bad.reason.String()).Inc()
+	l.b.cfg.Logger.Warn("lane refused", "carrier", l.info.Carrier, "peer", l.info.Peer, "error", err)
+}
+
+// readData reads one DATA frame straight into a buffer of its size, after its
+// stream and credit were checked.
+func (l *lane) readData(length int) error {
+	body, err := l.in.Peek(dataHeaderSize)
+	if err != nil {
+		return laneEnd(err)
+	}
+	id, offset := beUint64(body), beUint64(body[8:])
+	_, _ = l.in.Discard(dataHeaderSize)
+	n := length - dataHeaderSize
+	s, err := l.b.expect(id, offset, n)
+	if err != nil {
+		return err
+	}
+	if s == nil {
+		if _, err := l.in.Discard(n); err != nil {
+			return laneEnd(err)
+		}
+		l.tookFrame(headerSize + length)
+		return nil
+	}
+	buf := takeBuffer(n)
+	if _, err := io.ReadFull(l.in, buf.data()[:n]); err != nil {
+		buf.give()
+		return laneEnd(err)
+	}
+	l.b.mu.Lock()
+	defer l.b.unlock()
+	s.receiveLocked(offset, buf, n)
+	l.tookLocked(headerSize + length)
+	return nil
+}
+
+func (l *lane) tookFrame(n int) {
+	l.b.mu.Lock()
+	l.tookLocked(n)
+	l.b.mu.Unlock()
+}
+
+// tookLocked counts bytes off the lane and says so before long.
+func (l *lane) tookLocked(n int) {
+	l.taken += uint64(n)
+	l.unanswered = 0
+	if l.dead {
+		return
+	}
+	if l.taken-l.lackSaid >= windowFloor/8 {
+		l.lackNow = true
+		l.wakeLocked()
+	} else if l.lackAt.IsZero() {
+		l.lackAt = time.Now().Add(lackDelay)
+		l.b.armLocked(l.lackAt)
+	}
+}
+
+// lackLocked takes a LACK: the far end has taken so many bytes off this lane.
+func (l *lane) lackLocked(taken uint64) error {
+	if taken > l.sentBytes {
+		return violation("LACK of %d bytes, %d were sent", taken, l.sentBytes)
+	}
+	if taken <= l.lacked {
+		return nil
+	}
+	l.lacked = taken
+	for l.sent.len() > 0 && l.sent.front().end <= taken {
+		l.sent.pop().arrivedLocked()
+	}
+	l.sampleLocked()
+	if l.idle {
+		l.wakeLocked()
+	}
+	return nil
+}
+
+// sampleLocked follows the lane's rate, for its window.
+func (l *lane) sampleLocked() {
+	now := time.Now()
+	if l.sampleAt.IsZero() {
+		l.sampleAt, l.sampleFrom, l.limited = now, l.lacked, false
+		return
+	}
+	elapsed := now.Sub(l.sampleAt)
+	if elapsed < max(l.rtt, 10*time.Millisecond) {
+		return
+	}
+	rate := float64(l.lacked-l.sampleFrom) / elapsed.Seconds()
+	switch {
+	case rate > l.rate:
+		l.rate = rate
+	case l.limited: // it could have been faster, and was not
+		l.rate += (rate - l.rate) / 8
+	}
+	l.sampleAt, l.sampleFrom, l.limited = now, l.lacked, false
+}
+
+// roomLocked tells whether the lane's window lets more DATA out.
+func (l *lane) roomLocked() bool {
+	window := uint64(windowFloor)
+	if l.rtt > 0 {
+		window = max(window, min(uint64(2*l.rate*l.rtt.Seconds()), maxLaneWindow))
+	}
+	if l.sentBytes-l.lacked < window {
+		return true
+	}
+	l.limited = true
+	return false
+}
+
+func (l *lane) wakeLocked() {
+	if l.idle {
+		l.idle = false
+		l.cond.Signal()
+	}
+}
+
+// write writes frames until the lane is dead.
+func (l *lane) write(done chan<- struct{}) {
+	defer close(done)
+	b := l.b
+	b.mu.Lock()
+	for {
+		for !l.dead && !b.fillLocked(l) {
+			l.idle = true
+			l.cond.Wait()
+		}
+		l.idle = false
+		if l.dead {
+			b.mu.Unlock()
+			return
+		}
+		b.mu.Unlock()
+		err := l.flush()
+		b.mu.Lock()
+		if l.big != nil {
+			l.big.writtenLocked()
+			l.big = nil
+		}
+		if l.lastWords {
+			l.lastWords = false
+			close(l.farewell)
+		}
+		if err != nil {
+			b.dropLaneLocked(l, &EndError{Reason: CodeLanesLost, Err: err})
+			b.unlock()
+			b.mu.Lock()
+		}
+	}
+}
+
+// flush writes what fillLocked gathered.
+func (l *lane) flush() error {
+	if len(l.out) > 0 {
+		if _, err := l.conn.Write(l.out); err != nil {
+			return err
+		}
+	}
+	if l.big != nil {
+		if _, err := l.conn.Write(l.big.buf.frame(l.big.n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tickLocked does what the lane's timers ask for and returns when it next has
+// something to do.
+func (l *lane) tickLocked(now time.Time) time.Time {
+	if due(l.lackAt, now) {
+		l.lackAt = time.Time{}
+		l.lackNow = l.taken > l.lackSaid
+		l.wakeLocked()
+	}
+	if due(l.pingAt, now) {
+		allowed, interval := maxIdlePings, pingIdle
+		if l.b.unacked > 0 || l.sent.len() > 0 {
+			allowed, interval = maxBusyPings, pingBusy
+		}
+		if l.unanswered >= allowed {
+			l.b.dropLaneLocked(l, &EndError{Reason: CodeLaneSilent})
+			return time.Time{}
+		}
+		l.unanswered++
+		l.ping = true
+		l.pingAt = now.Add(interval)
+		l.wakeLocked()
+	}
+	return earliest(l.lackAt, l.pingAt)
+}
+
+// hurryLocked brings the next PING forward because something is now
+// unacknowledged.
+func (l *lane) hurryLocked(now time.Time) {
+	if soon := now.Add(pingBusy); l.pingAt.After(soon) {
+		l.pingAt = soon
+		l.b.armLocked(soon)
+	}
+}
+
+func (l *lane) pongLocked(nonce uint64) {
+	if nonce != l.pingNonce || l.pingSent.IsZero() {
+		return
+	}
+	rtt := max(time.Since(l.pingSent), time.Microsecond)
+	l.pingSent = time.Time{}
+	if l.rtt == 0 || rtt < l.rtt {
+		l.rtt = rtt
+	}
+}

@@ -1,0 +1,170 @@
+package bundle
+
+import "time"
+
+// fillLocked gathers what lane l writes next: its own frames, then streams'
+// control frames, then DATA as the lane's class and window allow. It returns
+// false when there is nothing.
+func (b *Bundle) fillLocked(l *lane) bool {
+	l.out, l.big = l.out[:0], nil
+	b.ownFramesLocked(l)
+	if !l.lastWords && b.carriesControlLocked(l) {
+		for b.control.len() > 0 && len(l.out) < maxBatch {
+			b.control.pop().writeControlLocked(l)
+		}
+	}
+	for !l.lastWords && l.big == nil && len(l.out) < maxBatch {
+		c := b.nextChunkLocked(l)
+		if c == nil {
+			break
+		}
+		b.placeLocked(l, c)
+	}
+	if len(l.out) == 0 && l.big == nil {
+		return false
+	}
+	if b.moreLocked() {
+		b.wakeOthersLocked(l)
+	}
+	return true
+}
+
+// ownFramesLocked appends the frames that belong to this lane alone.
+func (b *Bundle) ownFramesLocked(l *lane) {
+	if l.lackNow {
+		l.lackNow, l.lackAt, l.lackSaid = false, time.Time{}, l.taken
+		l.out = appendNumber(l.out, frameLack, l.taken)
+	}
+	for l.pings.len() > 0 {
+		l.out = appendNumber(l.out, framePong, l.pings.pop())
+		l.countLocked(headerSize + 8)
+	}
+	if l.ping {
+		l.ping = false
+		l.pingNonce++
+		l.pingSent = time.Now()
+		l.out = appendNumber(l.out, framePing, l.pingNonce)
+		l.countLocked(headerSize + 8)
+	}
+	if l.goAway {
+		l.goAway, l.lastWords = false, true
+		l.out = appendGoAway(l.out, l.goAwayCode)
+		l.countLocked(headerSize + 2)
+	}
+}
+
+// countLocked adds a frame's bytes to what the far end's LACK will cover.
+func (l *lane) countLocked(n int) { l.sentBytes += uint64(n) }
+
+// recordLocked remembers a frame until a LACK covers it.
+func (l *lane) recordLocked(n int, r record) {
+	l.countLocked(n)
+	r.end = l.sentBytes
+	l.sent.push(r)
+}
+
+// placeLocked puts a chunk into what l writes next.
+func (b *Bundle) placeLocked(l *lane, c *chunk) {
+	putDataHeader(c.buf.block, c.s.id, c.off, c.n)
+	l.recordLocked(headroom+c.n, record{s: c.s, kind: kindData, c: c})
+	if c.n <= smallChunk {
+		l.out = append(l.out, c.buf.frame(c.n)...)
+		return
+	}
+	c.writing++
+	l.big = c
+}
+
+// nextChunkLocked takes the next chunk that lane l may carry. Streams of one
+// class take turns.
+func (b *Bundle) nextChunkLocked(l *lane) *chunk {
+	if l.closing || !l.roomLocked() {
+		return nil
+	}
+	if b.carriesControlLocked(l) {
+		if c := b.takeLocked(&b.light); c != nil {
+			return c
+		}
+	}
+	if b.carriesBulkLocked(l) {
+		return b.takeLocked(&b.bulk)
+	}
+	return nil
+}
+
+func (b *Bundle) takeLocked(q *fifo[*Stream]) *chunk {
+	for q.len() > 0 {
+		s := q.pop()
+		s.ready = false
+		c := s.nextLocked()
+		if c == nil {
+			continue
+		}
+		s.readyLocked()
+		return c
+	}
+	return nil
+}
+
+// carriesControlLocked tells whether small frames go over l: over express lanes
+// where there is one.
+func (b *Bundle) carriesControlLocked(l *lane) bool {
+	return l.info.Express || !b.anyLocked(true)
+}
+
+// carriesBulkLocked tells whether bulk goes over l: over express lanes only
+// where there is nothing else.
+func (b *Bundle) carriesBulkLocked(l *lane) bool {
+	return !l.info.Express || !b.anyLocked(false)
+}
+
+func (b *Bundle) anyLocked(express bool) bool {
+	for _, l := range b.lanes {
+		if l.info.Express == express && !l.closing {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *Bundle) moreLocked() bool {
+	return b.control.len() > 0 || b.light.len() > 0 || b.bulk.len() > 0
+}
+
+// wakeControlLocked wakes one lane that waits and carries small frames.
+func (b *Bundle) wakeControlLocked() {
+	for _, l := range b.lanes {
+		if l.idle && b.carriesControlLocked(l) {
+			l.wakeLocked()
+			return
+		}
+	}
+}
+
+// wakeDataLocked wakes one lane that waits and may take a chunk of the class.
+func (b *Bundle) wakeDataLocked(bulk bool) {
+	for _, l := range b.lanes {
+		if !l.idle || l.closing {
+			continue
+		}
+		if bulk && b.carriesBulkLocked(l) || !bulk && b.carriesControlLocked(l) {
+			l.wakeLocked()
+			return
+		}
+	}
+}
+
+func (b *Bundle) wakeOthersLocked(except *lane) {
+	for _, l := range b.lanes {
+		if l != except && l.idle && (b.control.len() > 0 && b.carriesControlLocked(l) || b.bulk.len() > 0 && b.carriesBulkLocked(l)) {
+			l.wakeLocked()
+			return
+		}
+	}
+}
+
+func (b *Bundle) wakeAllLocked() {
+	for _, l := range b.lanes {
+		l.wakeLocked()
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !unix
+
+package bundle
+
+func newSource(sock Socket, s *Stream) source { return plainSource{sock, s} }
