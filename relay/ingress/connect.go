@@ -1,0 +1,315 @@
+package ingress
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
+)
+
+// Job is a job that has proved who it is.
+type Job struct {
+	Tenant, Name string
+	Run          string // as the user name said it; may be empty
+}
+
+// Target is the store that a request names, as it was written.
+type Target struct {
+	Host string // <store>.<gateway>
+	Port int    // the store's, or 0
+}
+
+// Stream is an open stream; *bundle.Stream is one.
+type Stream interface {
+	Carry(sock bundle.Socket, prefix []byte) bundle.Report
+}
+
+// Dialer is the relay behind an ingress.
+type Dialer interface {
+	// Authenticate checks a job's name and token. name may be empty where
+	// the token came alone.
+	Authenticate(ctx context.Context, name, token string) (Job, error)
+	// Dial opens a stream for the job. peer is where its connection comes
+	// from. Errors have a Code.
+	Dial(ctx context.Context, job Job, target Target, peer net.Addr) (Stream, error)
+}
+
+// coded is an error that names its reason, its hop and what to do.
+type coded interface {
+	error
+	Code() string
+}
+
+type advised interface {
+	Hop() string
+	Advice() string
+}
+
+// statuses are the answers by the code of what went wrong; every other code is
+// a 502.
+var statuses = map[string]int{
+	"token-missing":     http.StatusProxyAuthRequired,
+	"token-invalid":     http.StatusProxyAuthRequired,
+	"token-malformed":   http.StatusProxyAuthRequired,
+	"job-not-allowed":   http.StatusForbidden,
+	"store-not-allowed": http.StatusForbidden,
+	"address-refused":   http.StatusForbidden,
+	"revoked":           http.StatusForbidden,
+	"gateway-unknown":   http.StatusNotFound,
+	"store-unknown":     http.StatusNotFound,
+	"port-mismatch":     http.StatusNotFound,
+	"no-node-online":    http.StatusServiceUnavailable,
+	"node-elsewhere":    http.StatusServiceUnavailable,
+	"node-busy":         http.StatusServiceUnavailable,
+	"node-draining":     http.StatusServiceUnavailable,
+	"node-stopped":      http.StatusServiceUnavailable,
+	"lanes-lost":        http.StatusServiceUnavailable,
+	"end-restarted":     http.StatusServiceUnavailable,
+	"relay-draining":    http.StatusServiceUnavailable,
+	"queue-timeout":     http.StatusServiceUnavailable,
+	"store-timeout":     http.StatusGatewayTimeout,
+	"target-malformed":  http.StatusBadRequest,
+}
+
+// Connect is an HTTP proxy that speaks CONNECT.
+type Connect struct {
+	dialer  Dialer
+	logger  *slog.Logger
+	metrics *Metrics
+	server  *http.Server
+
+	mu       sync.Mutex
+	draining bool
+	carrying sync.WaitGroup
+}
+
+// maxConnections bounds the connections that an ingress holds at once.
+const maxConnections = 20000
+
+// NewConnect makes the server; it listens on nothing.
+func NewConnect(dialer Dialer, logger *slog.Logger, metrics *Metrics) *Connect {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	if metrics == nil {
+		metrics = NewMetrics(nil)
+	}
+	c := &Connect{dialer: dialer, logger: logger, metrics: metrics}
+	c.server = &http.Server{
+		Handler:           c,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       60 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ConnContext:       rememberConn,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+	return c
+}
+
+type connKey struct{}
+
+func rememberConn(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, conn)
+}
+
+// Serve accepts on l, which comes from [Listen], until ctx ends or Drain was
+// called; streams go on after that. It returns nil then.
+func (c *Connect) Serve(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = c.server.Close() })
+	defer stop()
+	err := c.server.Serve(limited(l, maxConnections))
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("ingress: connect: %w", err)
+}
+
+// Drain stops accepting and waits until every stream is over or ctx ends.
+// Requests that come over connections that are open already are refused.
+func (c *Connect) Drain(ctx context.Context) error {
+	c.mu.Lock()
+	c.draining = true
+	c.mu.Unlock()
+	_ = c.server.Shutdown(ctx) // idle connections; hijacked ones are ours
+	over := make(chan struct{})
+	go func() { c.carrying.Wait(); close(over) }()
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// enter counts a request in; false while draining.
+func (c *Connect) enter() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.draining {
+		return false
+	}
+	c.carrying.Add(1)
+	return true
+}
+
+// ServeHTTP answers one request.
+func (c *Connect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !c.enter() {
+		c.refuse(w, r, &failure{"relay-draining", "relay", "the relay is shutting down", "try again; another relay or the restarted one will answer"})
+		return
+	}
+	defer c.carrying.Done()
+	if r.Method != http.MethodConnect {
+		w.Header().Set("Allow", http.MethodConnect)
+		c.metrics.requests.WithLabelValues("method").Inc()
+		http.Error(w, "this is an Ebbgate ingress: use it as an HTTP proxy with CONNECT, for example\n  curl --proxytunnel --proxy http://JOB:TOKEN@"+r.Host+" http://STORE.GATEWAY:PORT/", http.StatusMethodNotAllowed)
+		return
+	}
+	name, token, err := credentials(r)
+	if err != nil {
+		c.refuse(w, r, err)
+		return
+	}
+	job, err := c.dialer.Authenticate(r.Context(), jobOf(name), token)
+	if err != nil {
+		c.refuse(w, r, err)
+		return
+	}
+	job.Run = runOf(name)
+	target, err := parseTarget(r.RequestURI)
+	if err != nil {
+		c.refuse(w, r, err)
+		return
+	}
+	c.tunnel(w, r, job, target)
+}
+
+// tunnel dials and carries. From the dial on, the socket is armed: it closes
+// with a reset unless the stream ends well.
+func (c *Connect) tunnel(w http.ResponseWriter, r *http.Request, job Job, target Target) {
+	sock, ok := r.Context().Value(connKey{}).(*armedConn)
+	if !ok {
+		c.refuse(w, r, &failure{"internal", "relay", "the connection cannot be taken over", "use HTTP/1.1"})
+		return
+	}
+	sock.arm()
+	stream, err := c.dialer.Dial(r.Context(), job, target, sock.RemoteAddr())
+	if err != nil {
+		sock.disarmOnAnswer()
+		c.refuse(w, r, err)
+		return
+	}
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		_ = sock.Close()
+	}
+	prefix := []byte(nil)
+	if err == nil {
+		_ = conn.SetDeadline(time.Time{})
+		prefix, _ = buffered.Reader.Peek(buffered.Reader.Buffered())
+		_, err = sock.TCPConn.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n"))
+	}
+	if err != nil {
+		_ = sock.Close()
+	}
+	c.metrics.requests.WithLabelValues("ok").Inc()
+	report := stream.Carry(sock.TCPConn, prefix)
+	_ = sock.Close()
+	c.logger.Debug("stream over", "job", job.Name, "run", job.Run, "target", target.Host, "uuid", fmt.Sprintf("%x", report.UUID),
+		"sent", report.Sent, "received", report.Received, "reason", report.Reason.String())
+}
+
+// refuse answers what went wrong: status, code in Ebbgate-Error, text.
+func (c *Connect) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	code, status := "internal", http.StatusBadGateway
+	var e coded
+	if errors.As(err, &e) {
+		code = e.Code()
+		if s, ok := statuses[code]; ok {
+			status = s
+		}
+	}
+	c.metrics.requests.WithLabelValues(code).Inc()
+	text := err.Error()
+	var a advised
+	if errors.As(err, &a) {
+		text = fmt.Sprintf("%s: %s", a.Hop(), text)
+		if a.Advice() != "" {
+			text += "\n" + a.Advice()
+		}
+	}
+	c.logger.Info("refused", "from", r.RemoteAddr, "target", strconv.Quote(clip(r.RequestURI, 200)), "code", code, "error", err)
+	w.Header().Set("Ebbgate-Error", code)
+	if status == http.StatusProxyAuthRequired {
+		w.Header().Set("Proxy-Authenticate", `Basic realm="Ebbgate", charset="UTF-8"`)
+	}
+	http.Error(w, text, status)
+}
+
+// failure is an error of the ingress itself.
+type failure struct{ code, hop, text, advice string }
+
+func (f *failure) Error() string  { return f.text }
+func (f *failure) Code() string   { return f.code }
+func (f *failure) Hop() string    { return f.hop }
+func (f *failure) Advice() string { return f.advice }
+
+const tokenAdvice = "give the job's token as the proxy password: http://JOB:TOKEN@HOST:PORT"
+
+// credentials takes name and token out of Proxy-Authorization (RFC 9110
+// §11.7.2): Basic, or Bearer with the token alone.
+func credentials(r *http.Request) (name, token string, err error) {
+	header := r.Header.Get("Proxy-Authorization")
+	if header == "" {
+		return "", "", &failure{"token-missing", "relay", "the request carries no job token", tokenAdvice}
+	}
+	scheme, rest, _ := strings.Cut(header, " ")
+	rest = strings.TrimSpace(rest)
+	switch {
+	case strings.EqualFold(scheme, "Bearer") && rest != "":
+		return "", rest, nil
+	case strings.EqualFold(scheme, "Basic"):
+		raw, err := base64.StdEncoding.DecodeString(rest)
+		if err != nil {
+			break
+		}
+		name, token, ok := strings.Cut(string(raw), ":")
+		if ok && token != "" {
+			return name, token, nil
+		}
+	}
+	return "", "", &failure{"token-malformed", "relay", "Proxy-Authorization is neither Basic with JOB:TOKEN nor Bearer with a token", tokenAdvice}
+}
+
+func jobOf(user string) string { name, _, _ := strings.Cut(user, "/"); return name }
+func runOf(user string) string { _, run, _ := strings.Cut(user, "/"); return run }
+
+// parseTarget takes authority-form (RFC 9112 §3.2.3) apart.
+func parseTarget(authority string) (Target, error) {
+	bad := &failure{"target-malformed", "relay", fmt.Sprintf("%q is not STORE.GATEWAY:PORT", clip(authority, 200)), "name the store as <store>.<gateway>:<port>, for example erp-sql.corp:1433"}
+	host, portText, err := net.SplitHostPort(authority)
+	if err != nil || host == "" {
+		return Target{}, bad
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return Target{}, bad
+	}
+	return Target{Host: strings.ToLower(strings.TrimSuffix(host, ".")), Port: int(port)}, nil
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "…"
+	}
+	return s
+}
