@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ebbgate/ebbgate/integration/proc"
+)
+
+// The kinds of measurement.
+const (
+	kindUp    = "up"
+	kindDown  = "down"
+	kindRTT   = "rtt"
+	kindDial  = "dial"
+	kindDials = "dials"
+	kindIdle  = "idle"
+)
+
+// measure is something that can be measured of any row.
+type measure struct {
+	name, kind string
+	streams    int // 0: as the flags say
+}
+
+// measures are taken in this order. Idle memory is taken once, before anything else made the heaps grow.
+var measures = []measure{
+	{"idle", kindIdle, 0},
+	{"up1", kindUp, 1},
+	{"up8", kindUp, 8},
+	{"down1", kindDown, 1},
+	{"down8", kindDown, 8},
+	{"rtt", kindRTT, 1},
+	{"dial", kindDial, 1},
+	{"dials", kindDials, 0},
+}
+
+func measureNames() []string {
+	var names []string
+	for _, m := range measures {
+		names = append(names, m.name)
+	}
+	return names
+}
+
+// sample is one measurement. Only what the measure's kind has is set.
+type sample struct {
+	MBps       float64            `json:"mb_per_s,omitempty"`
+	CPU        map[string]float64 `json:"cpu_s_per_gb,omitempty"`    // by part
+	DialCPU    map[string]float64 `json:"cpu_ms_per_dial,omitempty"` // by part
+	P50        time.Duration      `json:"p50_ns,omitempty"`
+	P99        time.Duration      `json:"p99_ns,omitempty"`
+	PerSecond  float64            `json:"per_s,omitempty"`
+	Failed     int                `json:"failed,omitempty"`
+	Failure    string             `json:"failure,omitempty"`
+	IdleMemory map[string]float64 `json:"bytes_per_stream,omitempty"` // by part
+}
+
+func (s sample) String() string {
+	switch {
+	case s.MBps > 0:
+		return fmt.Sprintf("%.0f MB/s, %.2f CPU s/GB", s.MBps, sum(s.CPU))
+	case s.PerSecond > 0:
+		return fmt.Sprintf("%.0f/s, p50 %v", s.PerSecond, s.P50)
+	case s.IdleMemory != nil:
+		return fmt.Sprintf("%.1f KB a stream", sum(s.IdleMemory)/1024)
+	default:
+		return fmt.Sprintf("p50 %v, p99 %v", s.P50, s.P99)
+	}
+}
+
+// take takes one measurement.
+func (m measure) take(ctx context.Context, p *path, o options) (sample, error) {
+	if m.kind == kindIdle {
+		return takeIdle(ctx, p, o)
+	}
+	l := load{Way: p.way, Measure: m.kind, Streams: m.streams, For: o.seconds}
+	if m.kind != kindUp && m.kind != kindDown {
+		l.For /= 2
+	}
+	if m.streams == 0 {
+		l.Streams = o.workers
+	}
+	before, err := cpuOf(p.parts)
+	if err != nil {
+		return sample{}, err
+	}
+	r, err := runLoad(ctx, l)
+	if err != nil {
+		return sample{}, err
+	}
+	after, err := cpuOf(p.parts)
+	if err != nil {
+		return sample{}, err
+	}
+	s := sample{Failed: r.Failed, Failure: r.Failure}
+	per := func(n float64, unit time.Duration) map[string]float64 {
+		used := make(map[string]float64)
+		for name, cpu := range after {
+			used[name] = float64(cpu-before[name]) / float64(unit) / n
+		}
+		return used
+	}
+	if r.Bytes > 0 {
+		s.MBps = float64(r.Bytes) / 1e6 / r.Elapsed.Seconds()
+		s.CPU = per(float64(r.Bytes)/1e9, time.Second)
+		return s, nil
+	}
+	if len(r.Each) > 0 {
+		s.P50, s.P99 = r.Each[len(r.Each)/2], r.Each[len(r.Each)*99/100]
+	}
+	if m.kind == kindDials {
+		s.PerSecond = float64(len(r.Each)) / r.Elapsed.Seconds()
+		s.DialCPU = per(float64(len(r.Each)), time.Millisecond)
+	}
+	return s, nil
+}
+
+// takeIdle opens idle streams and weighs the parts before and while they are open. A first, smaller crowd that
+// closes again pays for what any use costs once.
+func takeIdle(ctx context.Context, p *path, o options) (sample, error) {
+	var weight [2]map[string]int64
+	for i, streams := range []int{max(1, o.idle/10), o.idle} {
+		hold, err := holdIdle(ctx, p, streams)
+		if err != nil {
+			return sample{}, err
+		}
+		if i == 0 {
+			hold.Kill()
+			if err := pause(ctx, time.Second); err != nil { // the ends travel
+				return sample{}, err
+			}
+			weight[0], err = memoryOf(p.parts)
+		} else {
+			if err := pause(ctx, time.Second); err != nil { // nothing moves any more
+				hold.Kill()
+				return sample{}, err
+			}
+			weight[1], err = memoryOf(p.parts)
+			hold.Kill()
+		}
+		if err != nil {
+			return sample{}, err
+		}
+	}
+	s := sample{IdleMemory: make(map[string]float64)}
+	for name, w := range weight[1] {
+		s.IdleMemory[name] = float64(w-weight[0][name]) / float64(o.idle)
+	}
+	return s, pause(ctx, time.Second)
+}
+
+// holdIdle starts a load that holds idle streams.
+func holdIdle(ctx context.Context, p *path, streams int) (*proc.Process, error) {
+	spec, err := roleSpec("load", load{Way: p.way, Measure: kindIdle, Streams: streams})
+	if err != nil {
+		return nil, err
+	}
+	hold, err := proc.Start(spec)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var r json.RawMessage
+	if err := hold.Ready(ctx, &r); err != nil {
+		hold.Kill()
+		return nil, err
+	}
+	return hold, nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func sum(m map[string]float64) float64 {
+	var total float64
+	for _, v := range m {
+		total += v
+	}
+	return total
+}
+
+// median returns the middle of the values, and half the distance between the outermost.
+func median(values []float64) (middle, spread float64) {
+	if len(values) == 0 {
+		return 0, 0
+	}
+	v := slices.Sorted(slices.Values(values))
+	middle = v[len(v)/2]
+	if len(v)%2 == 0 {
+		middle = (v[len(v)/2-1] + v[len(v)/2]) / 2
+	}
+	return middle, (v[len(v)-1] - v[0]) / 2
+}

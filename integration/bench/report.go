@@ -1,0 +1,204 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// report is everything that a run found out.
+type report struct {
+	Time       time.Time   `json:"time"`
+	Commit     string      `json:"commit"`
+	Go         string      `json:"go"`
+	Kernel     string      `json:"kernel"`
+	CPU        string      `json:"cpu"`
+	Cores      int         `json:"cores"`
+	Congestion string      `json:"congestion_control"`
+	LoadBefore string      `json:"load_before"`
+	Seconds    float64     `json:"seconds"`
+	Rounds     int         `json:"rounds"`
+	Idle       int         `json:"idle_streams"`
+	Workers    int         `json:"workers"`
+	Rows       []*rowFound `json:"rows"`
+}
+
+// rowFound is what was found out about a row: each measure's samples, in the order of the rounds.
+type rowFound struct {
+	Name    string              `json:"name"`
+	NotRun  string              `json:"not_run,omitempty"`
+	Samples map[string][]sample `json:"samples,omitempty"`
+	Errors  map[string]string   `json:"errors,omitempty"` // by measure; the last one
+}
+
+func newReport(o options) *report {
+	return &report{
+		Time: time.Now().UTC().Truncate(time.Second), Commit: commit(), Go: runtime.Version(),
+		Kernel: line("/proc/sys/kernel/osrelease"), CPU: cpuModel(), Cores: runtime.NumCPU(),
+		Congestion: line("/proc/sys/net/ipv4/tcp_congestion_control"), LoadBefore: line("/proc/loadavg"),
+		Seconds: o.seconds.Seconds(), Rounds: o.rounds, Idle: o.idle, Workers: o.workers,
+	}
+}
+
+func line(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func cpuModel() string {
+	for l := range strings.Lines(line("/proc/cpuinfo")) {
+		if name, ok := strings.CutPrefix(l, "model name"); ok {
+			return strings.TrimSpace(strings.TrimLeft(name, "\t :"))
+		}
+	}
+	return ""
+}
+
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// save writes the report as JSON and returns the file's path.
+func (r *report) save(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("bench: %w", err)
+	}
+	path := filepath.Join(dir, "lan-"+r.Time.Format("20060102-150405")+".json")
+	body, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return "", fmt.Errorf("bench: %w", err)
+	}
+	if err := os.WriteFile(path, append(body, '\n'), 0o644); err != nil {
+		return "", fmt.Errorf("bench: %w", err)
+	}
+	return path, nil
+}
+
+// values returns one figure of a measure's samples.
+func (f *rowFound) values(name string, of func(sample) float64) []float64 {
+	var v []float64
+	for _, s := range f.Samples[name] {
+		v = append(v, of(s))
+	}
+	return v
+}
+
+// cell shows the median of a figure.
+func (f *rowFound) cell(name, format string, of func(sample) float64) string {
+	v := f.values(name, of)
+	if len(v) == 0 {
+		if f.Errors[name] != "" {
+			return "failed"
+		}
+		return "-"
+	}
+	middle, spread := median(v)
+	if len(v) < 2 {
+		return fmt.Sprintf(format, middle)
+	}
+	return fmt.Sprintf(format+"±"+format, middle, spread)
+}
+
+// parts shows the median of a figure of each part: their sum, and in brackets relay, node and job.
+func (f *rowFound) parts(name, format string, unit float64, of func(sample) map[string]float64) string {
+	if len(f.Samples[name]) == 0 {
+		return f.cell(name, format, nil)
+	}
+	var (
+		total float64
+		each  []string
+	)
+	for _, part := range []string{"relay", "node", "job"} {
+		if _, ok := of(f.Samples[name][0])[part]; !ok {
+			continue
+		}
+		middle, _ := median(f.values(name, func(s sample) float64 { return of(s)[part] / unit }))
+		total += middle
+		each = append(each, fmt.Sprintf(format, middle))
+	}
+	if each == nil {
+		return "-"
+	}
+	return fmt.Sprintf(format+" (%s)", total, strings.Join(each, "+"))
+}
+
+func mbps(s sample) float64                  { return s.MBps }
+func cpu(s sample) map[string]float64        { return s.CPU }
+func idleMemory(s sample) map[string]float64 { return s.IdleMemory }
+func micros50(s sample) float64              { return float64(s.P50) / 1e3 }
+func micros99(s sample) float64              { return float64(s.P99) / 1e3 }
+func millis50(s sample) float64              { return float64(s.P50) / 1e6 }
+func millis99(s sample) float64              { return float64(s.P99) / 1e6 }
+func perSecond(s sample) float64             { return s.PerSecond }
+
+// print prints the tables.
+func (r *report) print(w io.Writer) {
+	fmt.Fprintf(w, "%s, commit %s, %s, Linux %s, %d × %s, %s, load before %s\n",
+		r.Time.Format(time.RFC3339), r.Commit, r.Go, r.Kernel, r.Cores, r.CPU, r.Congestion, r.LoadBefore)
+	fmt.Fprintf(w, "loopback; %d rounds of %.1f s; medians ± half the spread\n\n", r.Rounds, r.Seconds)
+	r.table(w, []string{"MB/s", "up 1", "up 8", "down 1", "down 8"}, func(f *rowFound) []string {
+		return []string{
+			f.cell("up1", "%.0f", mbps), f.cell("up8", "%.0f", mbps),
+			f.cell("down1", "%.0f", mbps), f.cell("down8", "%.0f", mbps),
+		}
+	})
+	r.table(w, []string{"CPU s/GB (relay+node+job)", "up 1", "up 8", "down 1", "down 8"}, func(f *rowFound) []string {
+		return []string{
+			f.parts("up1", "%.2f", 1, cpu), f.parts("up8", "%.2f", 1, cpu),
+			f.parts("down1", "%.2f", 1, cpu), f.parts("down8", "%.2f", 1, cpu),
+		}
+	})
+	r.table(w, []string{
+		"", "round trip p50 µs", "p99 µs", "dial p50 ms", "p99 ms",
+		fmt.Sprintf("dials/s by %d", r.Workers), fmt.Sprintf("KB per stream, %d idle (relay+node+job)", r.Idle),
+	}, func(f *rowFound) []string {
+		return []string{
+			f.cell("rtt", "%.0f", micros50), f.cell("rtt", "%.0f", micros99),
+			f.cell("dial", "%.2f", millis50), f.cell("dial", "%.2f", millis99),
+			f.cell("dials", "%.0f", perSecond), f.parts("idle", "%.1f", 1024, idleMemory),
+		}
+	})
+	for _, f := range r.Rows {
+		if f.NotRun != "" {
+			fmt.Fprintf(w, "%s: not run: %s\n", f.Name, f.NotRun)
+		}
+		for name, why := range f.Errors {
+			fmt.Fprintf(w, "%s, %s: failed: %s\n", f.Name, name, why)
+		}
+		for name, samples := range f.Samples {
+			for _, s := range samples {
+				if s.Failed > 0 {
+					fmt.Fprintf(w, "%s, %s: %d operations failed, the last one: %s\n", f.Name, name, s.Failed, s.Failure)
+				}
+			}
+		}
+	}
+}
+
+func (r *report) table(w io.Writer, head []string, cells func(*rowFound) []string) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, strings.Join(head, "\t"))
+	for _, f := range r.Rows {
+		if f.NotRun != "" {
+			fmt.Fprintf(t, "%s\tnot run\n", f.Name)
+			continue
+		}
+		fmt.Fprintln(t, strings.Join(append([]string{f.Name}, cells(f)...), "\t"))
+	}
+	_ = t.Flush()
+	fmt.Fprintln(w)
+}

@@ -1,0 +1,170 @@
+package rig
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/ebbgate/ebbgate/integration/proc"
+)
+
+// Store is a store in a connector's configuration.
+type Store struct {
+	Name         string   `json:"name"`
+	Address      string   `json:"address"`
+	AllowSpecial []string `json:"allow_special,omitempty"`
+	Jobs         []string `json:"jobs,omitempty"`
+	Ingress      []string `json:"ingress,omitempty"`
+}
+
+// Loopback is a store on this machine.
+func Loopback(name, addr string) Store {
+	return Store{Name: name, Address: addr, AllowSpecial: []string{"loopback"}}
+}
+
+// Proxy is a connector's way out. The zero value means no proxy.
+type Proxy struct {
+	URL      string
+	Username string
+	Password string
+	Auth     []string
+}
+
+// ConnectorOptions say what a connector is.
+type ConnectorOptions struct {
+	Dir      string // of its configuration and state
+	Relay    string // host:port
+	Key      string
+	Name     string
+	Carriers []string // default: auto
+	Proxy    Proxy
+	Stores   []Store
+}
+
+// Connector is a connector that is configured, registered, or running.
+type Connector struct {
+	*proc.Process `json:"-"`       // nil until started
+	Program       Program          `json:"-"`
+	Options       ConnectorOptions `json:"-"`
+	Config        string           `json:"-"` // path of connector.yaml
+
+	// What its ready line says.
+	Identity string `json:"node"`
+	Carrier  string `json:"carrier"`
+	ProxyUse string `json:"proxy"`
+}
+
+// Configure writes a connector's configuration. It may be called again after the options changed.
+func Configure(p Program, o ConnectorOptions) (*Connector, error) {
+	c := &Connector{Program: p, Options: o, Config: filepath.Join(o.Dir, "connector.yaml")}
+	return c, c.Configure()
+}
+
+// Configure writes the configuration again.
+func (c *Connector) Configure() error {
+	o := c.Options
+	proxy := map[string]any{"mode": "none"}
+	if o.Proxy.URL != "" {
+		proxy = map[string]any{"mode": "custom", "url": o.Proxy.URL}
+		if o.Proxy.Username != "" {
+			file := filepath.Join(o.Dir, "proxy-password")
+			if err := writeFile(file, o.Proxy.Password+"\n"); err != nil {
+				return err
+			}
+			proxy["username"], proxy["password_file"] = o.Proxy.Username, file
+		}
+		if o.Proxy.Auth != nil {
+			proxy["auth"] = o.Proxy.Auth
+		}
+	}
+	config := map[string]any{"state_dir": filepath.Join(o.Dir, "state"), "proxy": proxy, "stores": o.Stores}
+	if o.Carriers != nil {
+		config["carriers"] = o.Carriers
+	}
+	return writeYAML(c.Config, config)
+}
+
+// Register registers the connector as a node.
+func (c *Connector) Register(ctx context.Context) error {
+	file := filepath.Join(c.Options.Dir, "gateway.key")
+	if err := writeFile(file, c.Options.Key+"\n"); err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(file) }()
+	return c.Program.Run(ctx, nil, "connector", "register",
+		"--relay", c.Options.Relay, "--key-file", file, "--name", c.Options.Name, "--config", c.Config)
+}
+
+// Launch starts the connector and does not wait for its session.
+func (c *Connector) Launch() (err error) {
+	c.Process, err = c.Program.Start("connector", "run", "--config", c.Config)
+	return err
+}
+
+// Start starts the connector and waits until it has a session.
+func (c *Connector) Start(ctx context.Context) error {
+	if err := c.Launch(); err != nil {
+		return err
+	}
+	if err := c.Ready(ctx, c); err != nil {
+		c.Kill()
+		return err
+	}
+	return nil
+}
+
+// StartConnector configures, registers and starts a connector.
+func StartConnector(ctx context.Context, p Program, o ConnectorOptions) (*Connector, error) {
+	c, err := Configure(p, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Register(ctx); err != nil {
+		return nil, err
+	}
+	return c, c.Start(ctx)
+}
+
+// ForwardOptions say what a job-side forward does.
+type ForwardOptions struct {
+	Dir      string
+	Relay    string // host:port
+	Token    string
+	Target   string   // gateway/store
+	Listen   string   // default 127.0.0.1:0
+	Carriers []string // default: auto
+}
+
+// Forward is a running forward.
+type Forward struct {
+	*proc.Process `json:"-"`
+	Addr          string `json:"listen"` // where it listens
+}
+
+// StartForward starts a forward and waits until it listens.
+func StartForward(ctx context.Context, p Program, o ForwardOptions) (*Forward, error) {
+	file := filepath.Join(o.Dir, "token")
+	if err := writeFile(file, o.Token+"\n"); err != nil {
+		return nil, err
+	}
+	p.Env = append(append([]string{}, p.Env...), "EBBGATE_RELAY="+o.Relay, "EBBGATE_JOB_TOKEN_FILE="+file)
+	args := []string{"forward", o.Target, "--listen", or(o.Listen, "127.0.0.1:0")}
+	for _, c := range o.Carriers {
+		args = append(args, "--carriers", c)
+	}
+	process, err := p.Start(args...)
+	if err != nil {
+		return nil, err
+	}
+	f := &Forward{Process: process}
+	if err := f.Ready(ctx, f); err != nil {
+		f.Kill()
+		return nil, err
+	}
+	if f.Addr == "" {
+		f.Kill()
+		return nil, fmt.Errorf("rig: forward's ready line names no address: %s", f.Output())
+	}
+	return f, nil
+}

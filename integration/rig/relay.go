@@ -1,0 +1,178 @@
+package rig
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/ebbgate/ebbgate/integration/proc"
+)
+
+// RelayOptions say how a relay is started. Zero values mean loopback and free ports.
+type RelayOptions struct {
+	Dir      string // of its configuration and state
+	Hostname string // default 127.0.0.1
+	Listen   string // host:port of TLS and QUIC; they share the number
+	Connect  string
+	Config   map[string]any // more keys of relay.yaml
+}
+
+// Relay is a running relay.
+type Relay struct {
+	*proc.Process `json:"-"`
+	Program       Program `json:"-"`
+	Dir           string  `json:"-"`
+	Config        string  `json:"-"` // path of relay.yaml
+
+	// The addresses at which it serves.
+	TLS     string `json:"tls"`
+	QUIC    string `json:"quic"`
+	Connect string `json:"connect"`
+
+	// Address is how connectors and clients name it.
+	Address string `json:"-"`
+}
+
+// StartRelay starts a relay and waits until it serves. Where the directory holds no state yet, it makes it.
+func StartRelay(ctx context.Context, p Program, o RelayOptions) (*Relay, error) {
+	r := &Relay{Program: p, Dir: o.Dir, Config: filepath.Join(o.Dir, "relay.yaml")}
+	listen, err := o.listen()
+	if err != nil {
+		return nil, err
+	}
+	hostname := or(o.Hostname, "127.0.0.1")
+	config := map[string]any{
+		"hostname": hostname,
+		"listen":   map[string]any{"tls": listen, "quic": listen},
+		"ingress":  map[string]any{"connect": or(o.Connect, "127.0.0.1:0")},
+		"state":    map[string]any{"dir": filepath.Join(o.Dir, "state")},
+	}
+	for k, v := range o.Config {
+		config[k] = v
+	}
+	if err := writeYAML(r.Config, config); err != nil {
+		return nil, err
+	}
+	if err := r.Restart(ctx); err != nil {
+		return nil, err
+	}
+	_, port, err := net.SplitHostPort(r.TLS)
+	if err != nil {
+		r.Kill()
+		return nil, fmt.Errorf("rig: ready line of the relay: %w", err)
+	}
+	r.Address = net.JoinHostPort(hostname, port)
+	return r, nil
+}
+
+// listen finds a number that is free for TCP and for UDP.
+func (o RelayOptions) listen() (string, error) {
+	if o.Listen != "" {
+		return o.Listen, nil
+	}
+	for range 20 {
+		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", fmt.Errorf("rig: %w", err)
+		}
+		addr := tcp.Addr().String()
+		udp, err := net.ListenPacket("udp", addr)
+		_ = tcp.Close()
+		if err == nil {
+			_ = udp.Close()
+			return addr, nil
+		}
+	}
+	return "", fmt.Errorf("rig: no port is free for TCP and UDP")
+}
+
+// Restart starts a relay that has ended again, on the same ports unless its configuration says 0.
+func (r *Relay) Restart(ctx context.Context) (err error) {
+	if r.Process, err = r.Program.Start("relay", "run", "--init", "--config", r.Config); err != nil {
+		return err
+	}
+	if err := r.Ready(ctx, r); err != nil {
+		r.Kill()
+		return err
+	}
+	return nil
+}
+
+// Admin runs an administrator's command and decodes what it prints into v, unless v is nil.
+func (r *Relay) Admin(ctx context.Context, v any, args ...string) error {
+	return r.Program.Run(ctx, v, append(args, "--config", r.Config)...)
+}
+
+// Keys are a gateway's authentication keys.
+type Keys struct{ Key1, Key2 string }
+
+// CreateGateway makes a gateway and returns its keys.
+func (r *Relay) CreateGateway(ctx context.Context, name string) (keys Keys, err error) {
+	if err := r.Admin(ctx, nil, "gateway", "create", name); err != nil {
+		return keys, err
+	}
+	return keys, r.Admin(ctx, &keys, "gateway", "keys", name)
+}
+
+// CreateJob makes a job that may dial the targets (gateway/store) and returns its token.
+func (r *Relay) CreateJob(ctx context.Context, name string, targets ...string) (token string, err error) {
+	args := []string{"job", "create", name}
+	for _, t := range targets {
+		args = append(args, "--allow", t)
+	}
+	var job struct{ Token string }
+	err = r.Admin(ctx, &job, args...)
+	return job.Token, err
+}
+
+// Node is what node list says of a node, as far as tests ask.
+type Node struct {
+	Name    string  `json:"name"`
+	Status  string  `json:"status"`
+	Reason  string  `json:"reason"`
+	Carrier string  `json:"carrier"`
+	Proxy   string  `json:"proxy"`
+	RTT     float64 `json:"rtt_ms"`
+	Streams int     `json:"streams"`
+}
+
+// Nodes lists a gateway's nodes.
+func (r *Relay) Nodes(ctx context.Context, gateway string) ([]Node, error) {
+	var list struct{ Nodes []Node }
+	err := r.Admin(ctx, &list, "node", "list", gateway)
+	return list.Nodes, err
+}
+
+// Await asks the relay until a node is as wanted, and returns it then.
+func (r *Relay) Await(ctx context.Context, gateway, node string, wanted func(Node) bool) (Node, error) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		nodes, err := r.Nodes(ctx, gateway)
+		if err != nil {
+			return Node{}, err
+		}
+		for _, n := range nodes {
+			if n.Name == node && wanted(n) {
+				return n, nil
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return Node{}, fmt.Errorf("rig: node %s is not as wanted: %+v: %w", node, nodes, ctx.Err())
+		}
+	}
+}
+
+// Online is a Node's wanted state.
+func Online(n Node) bool { return n.Status == "Online" }
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
