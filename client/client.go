@@ -2,21 +2,10 @@ package client
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"net"
 
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
-
-// Target is a store behind a gateway.
-type Target struct{ Gateway, Store string }
-
-// ParseTarget reads GATEWAY/STORE.
-func ParseTarget(s string) (Target, error) { panic("todo") }
-
-// String is GATEWAY/STORE.
-func (t Target) String() string { return t.Gateway + "/" + t.Store }
 
 // Config is what a [Client] needs to know. The command fills it from flags and
 // environment (EBBGATE_RELAY, EBBGATE_JOB_TOKEN_FILE).
@@ -34,7 +23,9 @@ type Config struct {
 }
 
 // Client is one job's process at the relay.
-type Client struct{}
+type Client struct {
+	pool *pool
+}
 
 // New checks the configuration and reads the token file; it touches no network.
 func New(cfg Config) (*Client, error) { panic("todo") }
@@ -45,29 +36,10 @@ func (c *Client) Run(ctx context.Context) error { panic("todo") }
 
 // Open opens a stream to a store. It waits for the session, for a node of the
 // gateway that is online and for the node's answer, as long as ctx lasts.
-func (c *Client) Open(ctx context.Context, t Target) (*bundle.Stream, error) { panic("todo") }
-
-// Summary is what a run did.
-type Summary struct {
-	Streams      int     `json:"streams"`
-	Failed       int     `json:"failed"`
-	BytesRead    int64   `json:"bytes_read"`
-	BytesWritten int64   `json:"bytes_written"`
-	Seconds      float64 `json:"seconds"`
+func (c *Client) Open(ctx context.Context, t Target) (*bundle.Stream, error) {
+	return c.pool.open(ctx, t)
 }
 
-// Forwarder accepts connections on a port and carries each to one store.
-type Forwarder struct {
-	Client *Client
-	Target Target
-	Logger *slog.Logger
-}
-
-// Listen makes the listener that Run needs: its connections are reset, not
-// closed, if the process dies (SO_LINGER 0 from birth).
-func Listen(ctx context.Context, addr string) (*net.TCPListener, error) {
-	return nil, errors.New("todo")
-}
-
-// Run serves ln until ctx ends, and closes it.
-func (f *Forwarder) Run(ctx context.Context, ln *net.TCPListener) (Summary, error) { panic("todo") }
+// Check asks the relay whether the job may dial a target and, where a node is
+// online, has everything ready for the first stream. No node online is no error.
+func (c *Client) Check(ctx context.Context, t Target) error { return c.pool.check(ctx, t) }

@@ -1,0 +1,9 @@
+//go:build unix
+
+package client
+
+import "syscall"
+
+func setLingerZero(fd uintptr) error {
+	return syscall.SetsockoptLinger(int(fd), syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
+}
