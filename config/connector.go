@@ -1,5 +1,10 @@
 package config
 
+import (
+	"fmt"
+	"strings"
+)
+
 // Connector is connector.yaml, checked.
 type Connector struct {
 	// Relay overrides what the registration says; nil: the registration rules.
@@ -97,4 +102,163 @@ type Store struct {
 
 // LoadConnector reads and checks a connector's configuration. Its error is an
 // [*Error].
-func LoadConnector(opt Options) (*Connector, error) { panic("todo") }
+func LoadConnector(opt Options) (*Connector, error) {
+	var raw rawConnector
+	m, err := load(opt, connectorPrefix, &raw)
+	if err != nil {
+		return nil, err
+	}
+	return raw.check(m)
+}
+
+const connectorPrefix = "EBBGATE_CONNECTOR_"
+
+// rawConnector mirrors connector.yaml.
+type rawConnector struct {
+	Relay    rawEndpoint `mapstructure:"relay" short:"address" usage:"host[:port] of the relay, instead of the registered one"`
+	StateDir string      `mapstructure:"state_dir" usage:"folder for registration, keys and the status socket"`
+	Carriers []string    `mapstructure:"carriers" short:"list" usage:"auto, or carriers in order of preference (quic, tls)"`
+	Proxy    struct {
+		Mode         string   `mapstructure:"mode" usage:"none, system or custom"`
+		URL          string   `mapstructure:"url" usage:"http://host:port of the proxy, with mode custom"`
+		Username     string   `mapstructure:"username" usage:"user at the proxy: user, DOMAIN\\user or user@domain"`
+		PasswordFile string   `mapstructure:"password_file" usage:"file with the password at the proxy"`
+		Auth         []string `mapstructure:"auth" usage:"schemes that may be used (ntlm, basic)"`
+		Bypass       []string `mapstructure:"bypass" usage:"hosts that are reached without the proxy"`
+	} `mapstructure:"proxy"`
+	Stores []rawStore `mapstructure:"stores"`
+}
+
+// rawEndpoint is {host, tls, quic} or one text, which becomes Address.
+type rawEndpoint struct {
+	Address string `mapstructure:"address" hidden:"true"`
+	Host    string `mapstructure:"host"`
+	TLS     int    `mapstructure:"tls"`
+	QUIC    int    `mapstructure:"quic"`
+}
+
+type rawStore struct {
+	Name         string   `mapstructure:"name"`
+	Address      string   `mapstructure:"address"`
+	AllowSpecial []string `mapstructure:"allow_special"`
+	Jobs         []string `mapstructure:"jobs"`
+	Ingress      []string `mapstructure:"ingress"`
+}
+
+func (raw *rawConnector) check(m *merged) (*Connector, error) {
+	c := &checker{origin: m.where}
+	conn := &Connector{
+		Relay:    raw.Relay.check(c),
+		StateDir: or(raw.StateDir, defaultDir("ebbgate-connector")),
+		Proxy:    raw.checkProxy(c),
+	}
+	if len(raw.Carriers) != 1 || raw.Carriers[0] != "auto" {
+		conn.Carriers = choices(c, "carriers", raw.Carriers, CarrierQUIC, CarrierTLS)
+	}
+	names := make(map[string]int)
+	for i, s := range raw.Stores {
+		key := fmt.Sprintf("stores[%d]", i)
+		conn.Stores = append(conn.Stores, s.check(c, key))
+		if first, again := names[s.Name]; again && s.Name != "" {
+			c.add(key+".name", fmt.Sprintf("%s is also the name of stores[%d]", quote(s.Name), first), "")
+			continue
+		}
+		names[s.Name] = i
+	}
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+func (raw rawEndpoint) check(c *checker) *Endpoint {
+	const example = "relay: relay.example.com, or relay: {host: relay.example.com, tls: 8443, quic: 8443}"
+	if raw.Address != "" {
+		host, port, ok := splitHostPort(raw.Address)
+		if !ok || !validHost(host) {
+			c.add("relay", quote(raw.Address)+" is not host or host:port", example)
+			return nil
+		}
+		return &Endpoint{Host: host, TLS: port}
+	}
+	if raw == (rawEndpoint{}) {
+		return nil
+	}
+	if raw.Host == "" {
+		c.add("relay.host", "is missing", example)
+	} else {
+		c.host("relay.host", raw.Host, "relay.example.com")
+	}
+	c.port("relay.tls", raw.TLS)
+	c.port("relay.quic", raw.QUIC)
+	return &Endpoint{Host: raw.Host, TLS: raw.TLS, QUIC: raw.QUIC}
+}
+
+func (raw *rawConnector) checkProxy(c *checker) Proxy {
+	p := Proxy{
+		Mode:         choice(c, "proxy.mode", or(raw.Proxy.Mode, string(ProxySystem)), ProxyNone, ProxySystem, ProxyCustom),
+		URL:          raw.Proxy.URL,
+		Username:     raw.Proxy.Username,
+		PasswordFile: raw.Proxy.PasswordFile,
+		Auth:         []ProxyAuth{ProxyNTLM, ProxyBasic},
+		Bypass:       raw.Proxy.Bypass,
+	}
+	if raw.Proxy.Auth != nil {
+		p.Auth = choices(c, "proxy.auth", raw.Proxy.Auth, ProxyNTLM, ProxyBasic)
+		if len(raw.Proxy.Auth) == 0 {
+			c.add("proxy.auth", "is an empty list", "auth: [ntlm, basic]")
+		}
+	}
+	if p.URL != "" {
+		c.proxyURL("proxy.url", p.URL)
+	}
+	switch {
+	case p.Mode == ProxyCustom && p.URL == "":
+		c.add("proxy.mode", "custom needs proxy.url", exampleProxy)
+	case p.Mode == ProxySystem && p.URL != "":
+		c.add("proxy.url", "is used with proxy.mode custom only", "mode: custom")
+	case p.Mode == ProxyNone:
+		p.URL = ""
+	}
+	switch {
+	case p.Username != "" && p.PasswordFile == "":
+		c.add("proxy.username", "needs proxy.password_file beside it", "password_file: /etc/ebbgate/proxy-password")
+	case p.Username == "" && p.PasswordFile != "":
+		c.add("proxy.password_file", "needs proxy.username beside it", `username: CORP\svc-ebbgate`)
+	}
+	for i, b := range p.Bypass {
+		if b == "" || strings.ContainsAny(b, " \t,;@") || strings.Contains(b, "://") {
+			c.add(fmt.Sprintf("proxy.bypass[%d]", i), quote(b)+" is no host, *.domain, address or network",
+				`bypass: ["*.corp.example", 10.0.0.0/8]`)
+		}
+	}
+	return p
+}
+
+func (raw rawStore) check(c *checker, key string) Store {
+	s := Store{Jobs: raw.Jobs, Ingress: []IngressKind{IngressRelay, IngressClient}}
+	const example = "{name: erp-sql, address: sql01.corp.example:1433}"
+	if raw.Name == "" {
+		c.add(key+".name", "is missing", example)
+	} else {
+		s.Name = c.name(key+".name", raw.Name, "name: erp-sql")
+	}
+	if raw.Address == "" {
+		c.add(key+".address", "is missing", example)
+	} else {
+		var ok bool
+		s.Host, s.Port, ok = splitHostPort(raw.Address)
+		if !ok || s.Port == 0 || !validHost(s.Host) {
+			c.add(key+".address", quote(raw.Address)+" is not host:port", "address: sql01.corp.example:1433")
+		}
+	}
+	s.AllowSpecial = choices(c, key+".allow_special", raw.AllowSpecial,
+		SpecialLoopback, SpecialLinkLocal, SpecialMetadata, SpecialRelay, SpecialProxy)
+	for i, job := range raw.Jobs {
+		c.name(fmt.Sprintf("%s.jobs[%d]", key, i), job, "jobs: [nightly-copy]")
+	}
+	if len(raw.Ingress) > 0 {
+		s.Ingress = choices(c, key+".ingress", raw.Ingress, IngressRelay, IngressClient)
+	}
+	return s
+}

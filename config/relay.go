@@ -1,5 +1,7 @@
 package config
 
+import "path/filepath"
+
 // Relay is relay.yaml, checked.
 type Relay struct {
 	// Hostname is how connectors and clients reach the relay: a DNS name or an
@@ -40,4 +42,66 @@ type RelayState struct {
 type RelayTLS struct{ Cert, Key string }
 
 // LoadRelay reads and checks a relay's configuration. Its error is an [*Error].
-func LoadRelay(opt Options) (*Relay, error) { panic("todo") }
+func LoadRelay(opt Options) (*Relay, error) {
+	var raw rawRelay
+	m, err := load(opt, relayPrefix, &raw)
+	if err != nil {
+		return nil, err
+	}
+	return raw.check(m)
+}
+
+const relayPrefix = "EBBGATE_RELAYD_"
+
+// rawRelay mirrors relay.yaml.
+type rawRelay struct {
+	Hostname string `mapstructure:"hostname" usage:"name or address at which connectors and clients reach the relay"`
+	Listen   struct {
+		TLS  string  `mapstructure:"tls" usage:"TCP address for sessions and lanes"`
+		QUIC *string `mapstructure:"quic" usage:"UDP address for sessions; empty: no QUIC"`
+	} `mapstructure:"listen"`
+	Ingress struct {
+		Connect string `mapstructure:"connect" usage:"loopback address of the HTTP CONNECT ingress"`
+	} `mapstructure:"ingress"`
+	State struct {
+		Dir     string `mapstructure:"dir" usage:"folder for what the relay must not lose"`
+		KeyFile string `mapstructure:"key_file" usage:"file with the key that secrets are encrypted with"`
+	} `mapstructure:"state"`
+	TLS struct {
+		Cert string `mapstructure:"cert" usage:"file with the public certificate chain (PEM)"`
+		Key  string `mapstructure:"key" usage:"file with the public certificate's key (PEM)"`
+	} `mapstructure:"tls"`
+	Metrics string `mapstructure:"metrics" usage:"address on which Prometheus metrics are served"`
+}
+
+func (raw *rawRelay) check(m *merged) (*Relay, error) {
+	c := &checker{origin: m.where}
+	r := &Relay{
+		Hostname: c.host("hostname", raw.Hostname, "relay.example.com"),
+		Listen:   RelayListen{TLS: c.listen("listen.tls", or(raw.Listen.TLS, ":443"))},
+		Ingress:  RelayIngress{Connect: c.listen("ingress.connect", raw.Ingress.Connect)},
+		State:    RelayState{Dir: or(raw.State.Dir, defaultDir("ebbgate")), KeyFile: raw.State.KeyFile},
+		TLS:      RelayTLS{Cert: raw.TLS.Cert, Key: raw.TLS.Key},
+		Metrics:  c.listen("metrics", raw.Metrics),
+	}
+	r.Listen.QUIC = r.Listen.TLS
+	if raw.Listen.QUIC != nil {
+		r.Listen.QUIC = c.listen("listen.quic", *raw.Listen.QUIC)
+	}
+	if r.State.KeyFile == "" {
+		r.State.KeyFile = filepath.Join(r.State.Dir, "state.key")
+	}
+	if r.Ingress.Connect != "" && !r.Ingress.Connect.loopback() {
+		c.add("ingress.connect", "is not on loopback, so job tokens would cross the network unencrypted", "127.0.0.1:3128")
+	}
+	switch {
+	case r.TLS.Cert != "" && r.TLS.Key == "":
+		c.add("tls.cert", "needs tls.key beside it", "tls: {cert: /etc/ebbgate/tls.crt, key: /etc/ebbgate/tls.key}")
+	case r.TLS.Cert == "" && r.TLS.Key != "":
+		c.add("tls.key", "needs tls.cert beside it", "tls: {cert: /etc/ebbgate/tls.crt, key: /etc/ebbgate/tls.key}")
+	}
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}

@@ -1,0 +1,147 @@
+package config
+
+import (
+	"path/filepath"
+	"reflect"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+)
+
+func reference(name string) string { return filepath.Join("..", "docs", "reference", name) }
+
+func TestReferenceRelay(t *testing.T) {
+	got, err := LoadRelay(Options{File: reference("relay.yaml"), Environment: nothing})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Relay{
+		Hostname: "relay.example.com",
+		Listen:   RelayListen{TLS: ":443", QUIC: ":443"},
+		Ingress:  RelayIngress{Connect: "127.0.0.1:3128"},
+		State:    RelayState{Dir: "/var/lib/ebbgate", KeyFile: filepath.Join("/var/lib/ebbgate", "state.key")},
+		Metrics:  "127.0.0.1:9464",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	everyKey(t, "relay.yaml", rawRelay{})
+}
+
+func TestReferenceConnector(t *testing.T) {
+	got, err := LoadConnector(Options{File: reference("connector.yaml"), Environment: nothing})
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := []IngressKind{IngressRelay, IngressClient}
+	want := &Connector{
+		Relay:    &Endpoint{Host: "relay.example.com"},
+		StateDir: "/var/lib/ebbgate-connector",
+		Proxy: Proxy{
+			Mode: ProxyCustom, URL: "http://proxy.corp.example:8080",
+			Username: `CORP\svc-ebbgate`, PasswordFile: "/etc/ebbgate/proxy-password",
+			Auth: []ProxyAuth{ProxyNTLM, ProxyBasic}, Bypass: []string{"*.corp.example", "10.0.0.0/8"},
+		},
+		Stores: []Store{
+			{Name: "erp-sql", Host: "sql01.corp.example", Port: 1433, Ingress: both},
+			{
+				Name: "lab", Host: "127.0.0.1", Port: 5432,
+				AllowSpecial: []Special{SpecialLoopback}, Jobs: []string{"nightly-copy"}, Ingress: both,
+			},
+		},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	everyKey(t, "connector.yaml", rawConnector{})
+}
+
+// everyKey checks that the reference has every key of the raw struct; that it
+// has no other is what strict decoding is for.
+func everyKey(t *testing.T, name string, raw any) {
+	t.Helper()
+	text, err := readFile(reference(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		t.Fatal(err)
+	}
+	var walk func(prefix string, typ reflect.Type, nodes []*yaml.Node)
+	walk = func(prefix string, typ reflect.Type, nodes []*yaml.Node) {
+		for _, f := range fieldsOf(typ) {
+			if f.hidden {
+				continue
+			}
+			values := valuesOf(nodes, f.name)
+			if len(values) == 0 {
+				t.Errorf("docs/reference/%s does not show %s%s", name, prefix, f.name)
+			}
+			switch {
+			case f.short != "": // the mapping is in a comment, the short form shown
+			case f.typ.Kind() == reflect.Struct:
+				walk(prefix+f.name+".", f.typ, values)
+			case f.typ.Kind() == reflect.Slice && f.typ.Elem().Kind() == reflect.Struct:
+				var elements []*yaml.Node
+				for _, v := range values {
+					elements = append(elements, v.Content...)
+				}
+				walk(prefix+f.name+"[].", f.typ.Elem(), elements)
+			}
+		}
+	}
+	walk("", reflect.TypeOf(raw), doc.Content)
+}
+
+func valuesOf(mappings []*yaml.Node, key string) []*yaml.Node {
+	var values []*yaml.Node
+	for _, m := range mappings {
+		for i := 0; i+1 < len(m.Content); i += 2 {
+			if m.Content[i].Value == key {
+				values = append(values, m.Content[i+1])
+			}
+		}
+	}
+	return values
+}
+
+// Flags and variables are part of what operators rely on.
+func TestKeys(t *testing.T) {
+	var got []string
+	for _, k := range keysOf(rawRelay{}) {
+		got = append(got, "--"+k.flag()+" "+k.variable(relayPrefix))
+	}
+	for _, k := range keysOf(rawConnector{}) {
+		if k.usage == "" {
+			got = append(got, k.variable(connectorPrefix))
+			continue
+		}
+		got = append(got, "--"+k.flag()+" "+k.variable(connectorPrefix))
+	}
+	want := []string{
+		"--hostname EBBGATE_RELAYD_HOSTNAME",
+		"--listen-tls EBBGATE_RELAYD_LISTEN_TLS",
+		"--listen-quic EBBGATE_RELAYD_LISTEN_QUIC",
+		"--ingress-connect EBBGATE_RELAYD_INGRESS_CONNECT",
+		"--state-dir EBBGATE_RELAYD_STATE_DIR",
+		"--state-key-file EBBGATE_RELAYD_STATE_KEY_FILE",
+		"--tls-cert EBBGATE_RELAYD_TLS_CERT",
+		"--tls-key EBBGATE_RELAYD_TLS_KEY",
+		"--metrics EBBGATE_RELAYD_METRICS",
+		"--relay EBBGATE_CONNECTOR_RELAY",
+		"--state-dir EBBGATE_CONNECTOR_STATE_DIR",
+		"--carriers EBBGATE_CONNECTOR_CARRIERS",
+		"--proxy-mode EBBGATE_CONNECTOR_PROXY_MODE",
+		"--proxy-url EBBGATE_CONNECTOR_PROXY_URL",
+		"--proxy-username EBBGATE_CONNECTOR_PROXY_USERNAME",
+		"--proxy-password-file EBBGATE_CONNECTOR_PROXY_PASSWORD_FILE",
+		"--proxy-auth EBBGATE_CONNECTOR_PROXY_AUTH",
+		"--proxy-bypass EBBGATE_CONNECTOR_PROXY_BYPASS",
+		"EBBGATE_CONNECTOR_STORES",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
