@@ -24,7 +24,8 @@ type Job struct {
 // Run plays the part and returns how the store's content ended. An error means that the job could not even do its
 // own part; it matters only where the script lets the job finish. The connection is closed, by a reset unless both
 // directions ended well.
-func (j Job) Run(conn *net.TCPConn) (Outcome, error) {
+func (j Job) Run(tcp *net.TCPConn) (Outcome, error) {
+	conn := &socket{TCPConn: tcp}
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetLinger(0)
 	if _, err := conn.Write(j.Script.Encode()); err != nil {
@@ -56,7 +57,7 @@ func (j Job) Run(conn *net.TCPConn) (Outcome, error) {
 	return outcome, err
 }
 
-func (j Job) upload(conn *net.TCPConn) error {
+func (j Job) upload(conn *socket) error {
 	if _, err := NewReader(j.Script.UploadSeed, j.Upload).WriteTo(conn); err != nil {
 		return fmt.Errorf("oracle: upload: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -97,69 +98,23 @@ type errorReader struct{}
 
 func (errorReader) Read([]byte) (int, error) { return 0, errors.New("cut") }
 
-// scenarios are the shapes that a connection can have.
-var scenarios = []struct {
-	name   string
-	job    Job
-	kind   Kind // of what the job reads
-	upload Kind // of what the store reads; empty: not asked
-}{
-	{"store ends", Job{Script: Script{Seed: 1, Send: 3 << 20, End: EndFIN}, End: EndFIN}, KindComplete, KindComplete},
-	{"store resets", Job{Script: Script{Seed: 2, Send: 3 << 20, End: EndReset}}, KindReset, ""},
-	{
-		"job half-closes first",
-		Job{Script: Script{Seed: 3, Send: 1 << 20, End: EndFIN, ReadFirst: true, UploadSeed: 4}, Upload: 2 << 20, End: EndFIN},
-		KindComplete, KindComplete,
-	},
-	{
-		"store half-closes first",
-		Job{Script: Script{Seed: 5, Send: 1 << 20, End: EndFIN, UploadSeed: 6}, Upload: 2 << 20, End: EndFIN, UploadLast: true},
-		KindComplete, KindComplete,
-	},
-	{
-		"job resets",
-		Job{Script: Script{Seed: 7, End: EndSilent, UploadSeed: 8}, Upload: 1 << 20, End: EndReset},
-		KindError, KindReset,
-	},
-	{
-		"slow store",
-		Job{Script: Script{Seed: 9, Send: 5000, Chunk: 1000, Pause: time.Millisecond, End: EndFIN}, End: EndFIN},
-		KindComplete, KindComplete,
-	},
-}
-
 func TestStoreObeys(t *testing.T) {
 	store, err := StartStore(t.Context(), nil, "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer store.Kill()
-	for _, s := range scenarios {
-		t.Run(s.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-			defer cancel()
-			s.job.Script.ID = s.name
-			outcome, err := s.job.Run(dial(t, store.Addr()))
-			if outcome.Kind != s.kind {
-				t.Fatalf("the job saw: %v (%v)", outcome, err)
-			}
-			if err := outcome.Honest(s.job.Script.Seed, s.job.Script.Send); err != nil {
-				t.Fatal(err)
-			}
-			if s.upload == "" {
-				return
-			}
-			report, err := store.Report(ctx, s.name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if report.Upload.Kind != s.upload {
-				t.Fatalf("the store saw: %v", report.Upload)
-			}
-			if err := report.Upload.Honest(s.job.Script.UploadSeed, s.job.Upload); err != nil {
-				t.Fatal(err)
-			}
-		})
+	for round := range 3 {
+		for _, s := range Scenarios(round) {
+			t.Run(fmt.Sprint(s.Name, " ", round), func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				conn := dial(t, store.Addr())
+				if err := s.Run(ctx, conn, store); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
 	}
 }
 

@@ -47,7 +47,8 @@ func (s *Store) Serve(ctx context.Context, ln net.Listener) error {
 }
 
 // serve obeys one connection's script.
-func (s *Store) serve(ctx context.Context, conn *net.TCPConn) {
+func (s *Store) serve(ctx context.Context, tcp *net.TCPConn) {
+	conn := &socket{TCPConn: tcp}
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetLinger(0)
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
