@@ -69,10 +69,14 @@ func (p program) run(ctx context.Context, args ...string) ([]byte, error) {
 	var stdout bytes.Buffer
 	stderr := &tail{limit: maxStderr}
 	cmd := exec.CommandContext(ctx, p.path, args...)
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = p.dir, environment(), &stdout, stderr
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = p.dir, environment(childVariable+"=1"), &stdout, stderr
 	cmd.WaitDelay = childStopTime
 	cmd.SysProcAttr = childAttributes()
-	if err := cmd.Run(); err != nil {
+	_, err := cmd.StdinPipe() // Wait closes it
+	if err == nil {
+		err = cmd.Run()
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
@@ -206,7 +210,7 @@ func (e *ProgramError) Error() string {
 // Unwrap gives the error of the process.
 func (e *ProgramError) Unwrap() error { return e.Err }
 
-// Code, Hop and Advice are the command's own, where it gave them.
+// Code is the command's own, where it gave one.
 func (e *ProgramError) Code() string { return e.code }
 
 // Hop names the part of the path that failed.

@@ -119,7 +119,7 @@ type ConfigError struct{ Message string }
 
 func (e *ConfigError) Error() string { return "demo: " + e.Message }
 
-// Code, Hop and Advice tell the person what to change.
+// Code is demo-option.
 func (e *ConfigError) Code() string { return "demo-option" }
 
 // Hop is config.
@@ -133,7 +133,7 @@ type ResultError struct{ Message string }
 
 func (e *ResultError) Error() string { return "demo: " + e.Message }
 
-// Code, Hop and Advice say that the fault is the software's.
+// Code is demo-result.
 func (e *ResultError) Code() string { return "demo-result" }
 
 // Hop is unknown.
