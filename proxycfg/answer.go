@@ -110,8 +110,12 @@ func (r *answerReader) readOne() (*answer, error) {
 		body:   resp.Body,
 	}
 	unbounded := resp.ContentLength < 0 && len(resp.TransferEncoding) == 0
-	a.closing = unbounded || hasToken(resp.Header, "close") ||
-		!resp.ProtoAtLeast(1, 1) && !hasToken(resp.Header, "keep-alive")
+	a.closing = unbounded || hasToken(resp.Header, "close")
+	if resp.ProtoAtLeast(1, 1) {
+		a.closing = a.closing || resp.Close // net/http takes this header away
+	} else {
+		a.closing = a.closing || !hasToken(resp.Header, "keep-alive")
+	}
 	// A tunnel's answer has no body; a web server's has, and a type with it.
 	body := resp.ContentLength > 0 || len(resp.TransferEncoding) > 0 || strings.HasPrefix(string(r.rest()), "<")
 	a.page = a.status/100 == 2 && body &&

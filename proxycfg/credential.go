@@ -22,8 +22,18 @@ const (
 	redacted    = "[redacted]"
 )
 
-// secret is a password. It prints as [redacted].
-type secret string
+// secret is a password. It prints as [redacted]; the pointer keeps it out of
+// sight where fmt cannot see the methods, in an unexported field.
+type secret struct{ text *string }
+
+func newSecret(s string) secret { return secret{&s} }
+
+func (s secret) reveal() string {
+	if s.text == nil {
+		return ""
+	}
+	return *s.text
+}
 
 func (secret) String() string               { return redacted }
 func (secret) GoString() string             { return redacted }
@@ -43,7 +53,7 @@ type credential struct {
 }
 
 func (c *credential) same(d *credential) bool {
-	return d != nil && c.user == d.user && c.password == d.password
+	return d != nil && c.user == d.user && c.password.reveal() == d.password.reveal()
 }
 
 // source is where a proxy's credential comes from: a password file, or the
@@ -78,8 +88,8 @@ func (s *source) load(ctx context.Context, logger *slog.Logger) (*credential, er
 			"file", s.file, "mode", info.Mode().Perm().String())
 		s.warned = open
 	}
-	if s.last == nil || s.last.password != secret(text) || !info.ModTime().Equal(s.modified) {
-		next := &credential{user: s.user, password: secret(text), version: 1}
+	if s.last == nil || s.last.password.reveal() != text || !info.ModTime().Equal(s.modified) {
+		next := &credential{user: s.user, password: newSecret(text), version: 1}
 		if s.last != nil {
 			next.version = s.last.version + 1
 		}

@@ -177,7 +177,7 @@ func (a account) hashes(key []byte) (name, cred string) {
 		schemes[i] = string(s)
 	}
 	name = keyedHash(key, "account", a.proxy, a.cred.user)
-	return name, keyedHash(key, append([]string{"credential", a.proxy, a.cred.user, string(a.cred.password)}, schemes...)...)
+	return name, keyedHash(key, append([]string{"credential", a.proxy, a.cred.user, a.cred.password.reveal()}, schemes...)...)
 }
 
 // keyedHash is HMAC-SHA-256 over the parts, each led by its length.

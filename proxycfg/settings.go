@@ -1,6 +1,7 @@
 package proxycfg
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -91,6 +92,9 @@ func (s Settings) Format(w fmt.State, _ rune) {
 	_, _ = io.WriteString(w, fmt.Sprintf("%+v", s.printed()))
 }
 
+// MarshalJSON is the settings without a password.
+func (s Settings) MarshalJSON() ([]byte, error) { return json.Marshal(s.printed()) }
+
 // LogValue is the settings without a password.
 func (s Settings) LogValue() slog.Value { return slog.AnyValue(s.printed()) }
 
@@ -174,6 +178,6 @@ func (s Settings) source(key string, u *url.URL) (*source, error) {
 	if err := checkPassword(inline); err != nil {
 		return nil, errConfig(key, "has a password that "+err.Error(), "use proxy.password_file")
 	}
-	src.last = &credential{user: name, password: secret(inline), version: 1}
+	src.last = &credential{user: name, password: newSecret(inline), version: 1}
 	return src, nil
 }

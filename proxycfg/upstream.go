@@ -103,7 +103,7 @@ func (u *upstream) keep(p pass, v verdict) {
 	case v.outcome == refused:
 		if err := u.memory.remember(u.account(p.cred), v.refusal); err != nil {
 			u.log.Error("cannot remember that the proxy refused the credential: a restart will try it again", "error", err)
-		} else {
+		} else if u.memory.path() != "" {
 			u.gate.record(p.cred)
 		}
 	case v.outcome == accepted && p.first:
@@ -175,7 +175,7 @@ func (u *upstream) basic(ctx context.Context, target string, p pass) (net.Conn, 
 	if err != nil {
 		return nil, verdict{}, err
 	}
-	pair := p.cred.user + ":" + string(p.cred.password)
+	pair := p.cred.user + ":" + p.cred.password.reveal()
 	return u.final(ctx, x, p, SchemeBasic, "Basic "+base64.StdEncoding.EncodeToString([]byte(pair)), func() {})
 }
 
@@ -220,7 +220,7 @@ func (u *upstream) ntlm(ctx context.Context, target string, p pass) (net.Conn, v
 	case a.closing:
 		err = errors.New("the proxy closes the connection in the middle")
 	default:
-		message, err = ntlmAuthenticate(c.token, p.cred.user, string(p.cred.password))
+		message, err = ntlmAuthenticate(c.token, p.cred.user, p.cred.password.reveal())
 	}
 	if err != nil {
 		x.close()
