@@ -28,7 +28,10 @@ func FuzzConfig(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		lines := bytes.Count(text, []byte("\n")) + 1
+		lines := 1 // as YAML counts them
+		for _, end := range []string{"\n", "\r", "\u0085", "\u2028", "\u2029"} {
+			lines += bytes.Count(text, []byte(end))
+		}
 		if relay, err := decodeRelay(text); err != nil {
 			checkError(t, err, lines)
 		} else {
