@@ -17,6 +17,8 @@ type Job struct {
 	End    End
 	// UploadLast: the job sends nothing before it has read the store's content to its end.
 	UploadLast bool
+	// StopAfter, if not 0, is after how many bytes read the job resets the connection.
+	StopAfter int64
 	// Observe, if set, is told how many bytes have been read so far.
 	Observe func(n int64)
 }
@@ -35,8 +37,16 @@ func (j Job) Run(tcp *net.TCPConn) (Outcome, error) {
 		outcome Outcome
 		err     error
 	)
+	observe := func(n int64) {
+		if j.StopAfter > 0 && n >= j.StopAfter {
+			_ = conn.Close()
+		}
+		if j.Observe != nil {
+			j.Observe(n)
+		}
+	}
 	if j.UploadLast {
-		outcome = Drain(conn, j.Script.Seed, j.Observe)
+		outcome = Drain(conn, j.Script.Seed, observe)
 		err = j.upload(conn)
 		if err == nil {
 			// The connection is closed only after the store closed it too: a reset must not overtake the content.
@@ -45,7 +55,7 @@ func (j Job) Run(tcp *net.TCPConn) (Outcome, error) {
 	} else {
 		var uploading sync.WaitGroup
 		uploading.Go(func() { err = j.upload(conn) })
-		outcome = Drain(conn, j.Script.Seed, j.Observe)
+		outcome = Drain(conn, j.Script.Seed, observe)
 		if !outcome.Complete() {
 			_ = conn.Close() // an upload to a store that stopped reading would not end
 		}

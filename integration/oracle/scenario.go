@@ -32,10 +32,11 @@ func Scenarios(round int) []Scenario {
 	seed := uint64(round)*1000 + 1
 	whole := []Kind{KindComplete}
 	both := Script{Seed: seed, Send: n, End: EndFIN, UploadSeed: seed + 1}
-	first, reset, silent, slow := both, both, both, both
+	first, reset, silent, slow, long := both, both, both, both, both
 	first.ReadFirst = true
 	reset.End = EndReset
 	silent.Send, silent.End = 0, EndSilent
+	long.Send = 64 << 20
 	slow.Send, slow.Chunk, slow.Pause = 5000, 1000, time.Millisecond
 	return []Scenario{
 		{"store ends, job ends", Job{Script: both, Upload: m, End: EndFIN}, whole, whole},
@@ -44,6 +45,7 @@ func Scenarios(round int) []Scenario {
 		{"store resets", Job{Script: reset}, failures, nil},
 		{"store resets, job still sends", Job{Script: reset, Upload: 64 << 20, End: EndFIN}, failures, failures},
 		{"job resets", Job{Script: silent, Upload: m, End: EndReset}, nil, failures},
+		{"job resets in mid-download", Job{Script: long, StopAfter: n}, failures, failures},
 		{"slow store ends", Job{Script: slow, End: EndFIN}, whole, whole},
 	}
 }

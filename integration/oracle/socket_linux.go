@@ -8,16 +8,17 @@ import (
 
 const tcpClose = 7 // TCP_CLOSE of linux/tcp_states.h
 
-// isClosed tells whether the kernel has given the connection up. After a mere FIN of the peer, it has not.
+// isClosed tells whether the kernel has given the connection up, or this program has. After a mere FIN of the peer,
+// neither has.
 func isClosed(conn *net.TCPConn) bool {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return false
+		return true
 	}
 	closed := false
-	_ = raw.Control(func(fd uintptr) {
+	err = raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		closed = err == nil && info.State == tcpClose
+		closed = err != nil || info.State == tcpClose
 	})
-	return closed
+	return closed || err != nil
 }

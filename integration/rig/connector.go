@@ -2,7 +2,6 @@ package rig
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -109,7 +108,7 @@ func (c *Connector) Start(ctx context.Context) error {
 	}
 	if err := c.Ready(ctx, c); err != nil {
 		c.Kill()
-		return err
+		return commandError([]string{c.Name()}, err)
 	}
 	return nil
 }
@@ -139,11 +138,15 @@ type ForwardOptions struct {
 // Forward is a running forward.
 type Forward struct {
 	*proc.Process `json:"-"`
-	Addr          string `json:"listen"` // where it listens
+	Program       Program        `json:"-"`
+	Options       ForwardOptions `json:"-"`
+
+	Addr string `json:"listen"` // where it listens
 }
 
 // StartForward starts a forward and waits until it listens.
 func StartForward(ctx context.Context, p Program, o ForwardOptions) (*Forward, error) {
+	f := &Forward{Program: p, Options: o}
 	file := filepath.Join(o.Dir, "token")
 	if err := writeFile(file, o.Token+"\n"); err != nil {
 		return nil, err
@@ -153,18 +156,22 @@ func StartForward(ctx context.Context, p Program, o ForwardOptions) (*Forward, e
 	for _, c := range o.Carriers {
 		args = append(args, "--carriers", c)
 	}
-	process, err := p.Start(args...)
-	if err != nil {
+	var err error
+	if f.Process, err = p.Start(args...); err != nil {
 		return nil, err
 	}
-	f := &Forward{Process: process}
 	if err := f.Ready(ctx, f); err != nil {
 		f.Kill()
-		return nil, err
+		return nil, commandError(args, err)
 	}
 	if f.Addr == "" {
 		f.Kill()
-		return nil, fmt.Errorf("rig: forward's ready line names no address: %s", f.Output())
+		return nil, f.Failure("has a ready line without an address")
 	}
 	return f, nil
+}
+
+// Again starts a forward like one that has ended.
+func (f *Forward) Again(ctx context.Context) (*Forward, error) {
+	return StartForward(ctx, f.Program, f.Options)
 }

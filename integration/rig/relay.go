@@ -95,7 +95,7 @@ func (r *Relay) Restart(ctx context.Context) (err error) {
 	}
 	if err := r.Ready(ctx, r); err != nil {
 		r.Kill()
-		return err
+		return commandError([]string{r.Name()}, err)
 	}
 	return nil
 }

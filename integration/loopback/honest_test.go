@@ -1,0 +1,81 @@
+package loopback
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ebbgate/ebbgate/integration/oracle"
+)
+
+// TestHonestEnds plays every shape that a connection can have 20 times, by each ingress on each carrier.
+func TestHonestEnds(t *testing.T) {
+	const rounds, together = 20, 6
+	for _, carrier := range carriers {
+		for _, ingress := range ingresses {
+			t.Run(carrier+"/"+ingress, func(t *testing.T) {
+				t.Parallel()
+				ctx := deadline(t, 2*time.Minute)
+				c := newCompany(ctx, t, carrier)
+				if ingress == "forward" {
+					c.startForward(ctx, t)
+				}
+				var group errgroup.Group
+				group.SetLimit(together)
+				for round := range rounds {
+					for _, s := range oracle.Scenarios(round) {
+						group.Go(func() error {
+							conn, err := c.dial(ctx, ingress)
+							if err == nil {
+								err = s.Run(ctx, conn, c.store)
+							}
+							if err != nil {
+								t.Errorf("%s, round %d: %v", s.Name, round, err)
+							}
+							return nil
+						})
+					}
+				}
+				_ = group.Wait()
+			})
+		}
+	}
+}
+
+// TestManyStreams moves 200 objects at once, so that credit and windows are shared and none is delayed for ever.
+func TestManyStreams(t *testing.T) {
+	for _, carrier := range carriers {
+		t.Run(carrier, func(t *testing.T) {
+			t.Parallel()
+			ctx := deadline(t, time.Minute)
+			c := newCompany(ctx, t, carrier)
+			c.startForward(ctx, t)
+			var group errgroup.Group
+			for i := range 200 {
+				group.Go(func() error {
+					conn, err := c.dial(ctx, ingresses[i%2])
+					if err != nil {
+						return err
+					}
+					seed := uint64(i + 1)
+					s := oracle.Scenario{
+						Job: oracle.Job{
+							Script: oracle.Script{Seed: seed, Send: 1 << 20, End: oracle.EndFIN, UploadSeed: seed + 1000},
+							Upload: 1 << 20, End: oracle.EndFIN,
+						},
+						Content: []oracle.Kind{oracle.KindComplete}, Upload: []oracle.Kind{oracle.KindComplete},
+					}
+					if err := s.Run(ctx, conn, c.store); err != nil {
+						return fmt.Errorf("stream %d: %w", i, err)
+					}
+					return nil
+				})
+			}
+			if err := group.Wait(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}

@@ -1,0 +1,187 @@
+package loopback
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	mathrand "math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ebbgate/ebbgate/integration/oracle"
+)
+
+const (
+	kills = 50 // of each kind on each carrier
+	// endless is longer than any download of these tests gets.
+	endless = 1 << 40
+	// noticed bounds the time from a kill to the end of its streams.
+	noticed = 20 * time.Second
+)
+
+// download is a download in progress that is going to be interrupted.
+type download struct {
+	ingress string
+	id      string
+	under   chan struct{} // closed once enough bytes have arrived
+	done    chan struct{} // closed after outcome was set
+	outcome oracle.Outcome
+}
+
+// begin starts an endless download and returns once it is under way: after a random number of bytes.
+func (c *company) begin(ctx context.Context, ingress string) (*download, error) {
+	conn, err := c.dial(ctx, ingress)
+	if err != nil {
+		return nil, err
+	}
+	d := &download{ingress: ingress, id: rand.Text(), under: make(chan struct{}), done: make(chan struct{})}
+	enough := mathrand.Int64N(8 << 20)
+	var once sync.Once
+	j := oracle.Job{
+		Script: oracle.Script{ID: d.id, Seed: mathrand.Uint64(), Send: endless, End: oracle.EndFIN},
+		Observe: func(n int64) {
+			if n > enough {
+				once.Do(func() { close(d.under) })
+			}
+		},
+	}
+	go d.run(j, conn)
+	select {
+	case <-d.under:
+		return d, nil
+	case <-d.done:
+		return nil, fmt.Errorf("the download by %s ended by itself: %v", ingress, d.outcome)
+	case <-ctx.Done():
+		_ = conn.Close()
+		<-d.done
+		return nil, fmt.Errorf("the download by %s makes no progress: %v", ingress, d.outcome)
+	}
+}
+
+func (d *download) run(j oracle.Job, conn *net.TCPConn) {
+	defer close(d.done)
+	d.outcome, _ = j.Run(conn)
+}
+
+// interrupted waits for the download's end, which must not look like a good one.
+func (d *download) interrupted(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, noticed)
+	defer cancel()
+	select {
+	case <-d.done:
+	case <-ctx.Done():
+		return fmt.Errorf("by %s: the job has not noticed after %v", d.ingress, noticed)
+	}
+	if d.outcome.Complete() || d.outcome.Kind == oracle.KindCorrupt {
+		return fmt.Errorf("by %s: the job saw: %v", d.ingress, d.outcome)
+	}
+	return nil
+}
+
+// beginBoth starts a download by each ingress.
+func (c *company) beginBoth(ctx context.Context) (downloads []*download, err error) {
+	for _, ingress := range ingresses {
+		d, err := c.begin(ctx, ingress)
+		if err != nil {
+			return downloads, err
+		}
+		downloads = append(downloads, d)
+	}
+	return downloads, nil
+}
+
+// interruptedBoth waits until the jobs have noticed, and the store too where it lives.
+func (c *company) interruptedBoth(ctx context.Context, downloads []*download, storeLives bool) error {
+	for _, d := range downloads {
+		if err := d.interrupted(ctx); err != nil {
+			return err
+		}
+		if !storeLives {
+			continue
+		}
+		report, err := c.store.Report(ctx, d.id)
+		if err != nil {
+			return err
+		}
+		if report.Upload.Complete() {
+			return fmt.Errorf("by %s: the store saw: %v", d.ingress, report.Upload)
+		}
+	}
+	return nil
+}
+
+// killAll has so many companies at one relay, on each carrier, that are each interrupted until all kills are done.
+func killAll(t *testing.T, companies, kills int, interrupt func(context.Context, *company) error) {
+	for _, carrier := range carriers {
+		t.Run(carrier, func(t *testing.T) {
+			t.Parallel()
+			ctx := deadline(t, 3*time.Minute)
+			relay := startRelay(ctx, t)
+			var workers sync.WaitGroup
+			for i := range companies {
+				c := joinRelay(ctx, t, relay, carrier, fmt.Sprintf("plant%d", i))
+				c.startForward(ctx, t)
+				workers.Go(func() {
+					for n := range kills / companies {
+						if err := interrupt(ctx, c); err != nil {
+							t.Errorf("%s, kill %d: %v", c.gateway, n, err)
+							return
+						}
+					}
+				})
+			}
+			workers.Wait()
+		})
+	}
+}
+
+// TestKilledConnector kills connectors in mid-download: neither the jobs nor the store may take that for an end. Many
+// at a time, because over QUIC nobody says that a process is gone.
+func TestKilledConnector(t *testing.T) {
+	killAll(t, 10, kills, func(ctx context.Context, c *company) error {
+		downloads, err := c.beginBoth(ctx)
+		if err != nil {
+			return err
+		}
+		c.connector.Kill()
+		if err := c.interruptedBoth(ctx, downloads, true); err != nil {
+			return err
+		}
+		return c.connector.Start(ctx)
+	})
+}
+
+// TestKilledStore kills stores in mid-download. Their sockets have linger 0, so the kernel resets them.
+func TestKilledStore(t *testing.T) {
+	killAll(t, 5, kills, func(ctx context.Context, c *company) error {
+		downloads, err := c.beginBoth(ctx)
+		if err != nil {
+			return err
+		}
+		addr := c.store.Addr()
+		c.store.Kill()
+		if err := c.interruptedBoth(ctx, downloads, false); err != nil {
+			return err
+		}
+		c.store, err = oracle.StartStore(ctx, nil, addr) // ends with the test's process at the latest
+		return err
+	})
+}
+
+// TestKilledForward kills the job's side in mid-download.
+func TestKilledForward(t *testing.T) {
+	killAll(t, 5, 10, func(ctx context.Context, c *company) error {
+		d, err := c.begin(ctx, "forward")
+		if err != nil {
+			return err
+		}
+		c.forward.Kill()
+		if err := c.interruptedBoth(ctx, []*download{d}, true); err != nil {
+			return err
+		}
+		c.forward, err = c.forward.Again(ctx)
+		return err
+	})
+}
