@@ -1,0 +1,34 @@
+# Targets of this repository. `make help` lists them.
+#
+# Needs Go, make and git. GO names another go command, ARGS adds arguments:
+#   make demo ARGS='--file /tmp/some.iso'
+#   make test ARGS='-run Half ./tunnel/bundle'
+
+GO ?= go
+ARGS ?=
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+
+# The working copy may belong to another user, which git, and so go build, minds.
+BUILD := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+TOOL := $(GO) tool -modfile=tools/go.mod
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test check bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+build: ## build bin/ebbgate
+	$(BUILD) -o bin/ebbgate ./cmd/ebbgate
+
+demo: build ## the whole path on this machine, without privileges
+	bin/ebbgate demo $(ARGS)
+
+test: ## all tests; as root on Debian with the packages that they need
+	GO='$(GO)' tools/test $(ARGS)
+
+check: ## format, vet, staticcheck, tidy modules, house rules, other systems
+	GO='$(GO)' tools/check
+
+bench: ## first figures, on this machine
+	$(GO) run -buildvcs=false ./integration/bench $(ARGS)
