@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
@@ -105,17 +103,4 @@ func (o options) say(format string, args ...any) {
 	if !o.quiet {
 		fmt.Fprintf(os.Stderr, format+"\n", args...)
 	}
-}
-
-// raiseFiles raises the limit of open files for this process and, because it was asked for, its children.
-func raiseFiles() error {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return fmt.Errorf("bench: %w", err)
-	}
-	limit.Cur = limit.Max
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return fmt.Errorf("bench: %w", err)
-	}
-	return nil
 }

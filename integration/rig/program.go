@@ -35,7 +35,7 @@ func Build(ctx context.Context) (path string, remove func(), err error) {
 		return "", nil, fmt.Errorf("rig: %w", err)
 	}
 	path = filepath.Join(dir, "ebbgate")
-	build := exec.CommandContext(ctx, "go", "build", "-o", path, "github.com/ebbgate/ebbgate/cmd/ebbgate")
+	build := exec.CommandContext(ctx, or(os.Getenv("GO"), "go"), "build", "-buildvcs=false", "-o", path, "github.com/ebbgate/ebbgate/cmd/ebbgate")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if os.Getenv(RaceEnv) != "" {
 		build.Args = append(build.Args[:2], append([]string{"-race"}, build.Args[2:]...)...)
