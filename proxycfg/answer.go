@@ -101,6 +101,8 @@ func (r *answerReader) readOne() (*answer, error) {
 		case errors.As(err, &stopped), errors.Is(err, io.ErrUnexpectedEOF):
 			return nil, err
 		}
+	}
+	if err != nil || resp.StatusCode < 100 {
 		return nil, &notHTTPError{strings.TrimRight(seen, "\r")}
 	}
 	a := &answer{

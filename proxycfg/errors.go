@@ -224,6 +224,8 @@ func errStatus(proxy, target string, a *answer) *Error {
 		e.code, e.advice = CodeProxyUnavailable, "the proxy could not connect to "+target+", or is overloaded: check that the name resolves there and that the destination is up"
 	case a.status == 504:
 		e.code, e.advice = CodeProxyGatewayTime, target+" did not answer the proxy: check that it is up and that a firewall lets the proxy reach it"
+	case a.status == 500: // Squid's answer where the name does not resolve
+		e.code, e.advice = CodeProxyStatus, "the proxy could not reach "+target+": check that the name resolves there; "+askFor
 	case a.status == 405 || a.status == 501 || a.status == 404 || a.status == 400:
 		e.code, e.advice = CodeProxyStatus, "this may be a web server and not a proxy, or one without CONNECT: check the proxy's host and port, or "+askFor
 	default:

@@ -35,6 +35,7 @@ func TestAnswers(t *testing.T) {
 		{"502", []string{"HTTP/1.1 502 Bad Gateway\r\n\r\n"}, CodeProxyBadGateway, "502 Bad Gateway", "could not connect"},
 		{"503", []string{"HTTP/1.0 503 Service Unavailable\r\n\r\n"}, CodeProxyUnavailable, "503", "resolves"},
 		{"504", []string{"HTTP/1.1 504\r\n\r\n"}, CodeProxyGatewayTime, "HTTP/1.1 504", "firewall"},
+		{"500", []string{"HTTP/1.1 500 Internal Server Error\r\nX-Squid-Error: ERR_CANNOT_FORWARD 0\r\n\r\n"}, CodeProxyStatus, "ERR_CANNOT_FORWARD", "resolves there"},
 		{"405", []string{"HTTP/1.1 405 Method Not Allowed\r\n\r\n"}, CodeProxyStatus, "405", "web server"},
 		{"429", []string{"HTTP/1.1 429 Too Many Requests\r\n\r\n"}, CodeProxyStatus, "429", "network team"},
 		{"101", []string{"HTTP/1.1 101 Switching Protocols\r\n\r\n"}, CodeProxyStatus, "101", ""},
@@ -203,7 +204,7 @@ func TestExplain(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			got := p.Explain(tc.addr, tc.err)
 			if tc.code == "" {
-				if got != tc.err { //nolint:errorlint // the very same
+				if got != tc.err { // the very same
 					t.Errorf("got %v", got)
 				}
 				return

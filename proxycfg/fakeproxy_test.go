@@ -356,7 +356,7 @@ func echo(t *testing.T, conn net.Conn) {
 // wantCode checks an error's type and code.
 func wantCode(t *testing.T, err error, code string) *Error {
 	t.Helper()
-	e, ok := err.(*Error) //nolint:errorlint // DialContext promises exactly this type
+	e, ok := err.(*Error) // DialContext promises exactly this type
 	if !ok {
 		t.Fatalf("error is %T %v, want *Error with code %s", err, err, code)
 	}

@@ -102,6 +102,9 @@ func (m *memory) remember(a account, r refusal) error {
 
 // forget removes what is recorded for the account.
 func (m *memory) forget(a account) error {
+	if content, err := m.read(); m.dir == "" || err == nil && len(content.Refused) == 0 {
+		return nil
+	}
 	return m.change(a, func(_, _ string, others []memoryRecord) []memoryRecord { return others })
 }
 
