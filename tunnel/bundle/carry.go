@@ -73,7 +73,7 @@ func (s *Stream) pump(sock Socket, prefix []byte) {
 		if n == 0 && err == nil {
 			return // the stream is over
 		}
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) && !s.resetUnseen(sock) {
 			s.finish(crc)
 			return
 		}
@@ -82,6 +82,19 @@ func (s *Stream) pump(sock Socket, prefix []byte) {
 			return
 		}
 	}
+}
+
+// resetUnseen tells whether a socket that came to a clean end was reset. The
+// kernel reports a reset once: where a write takes the error, the next read
+// finds EOF. A connection that the kernel has given up before this side began
+// to end its own direction was reset.
+func (s *Stream) resetUnseen(sock Socket) bool {
+	if !gaveUp(sock) {
+		return false
+	}
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	return !s.recv.ending
 }
 
 // nextSize is the size of the next read: larger while reads come back full.

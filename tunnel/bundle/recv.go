@@ -27,6 +27,7 @@ type receiving struct {
 	finCRC    uint32
 	crc       uint32 // of what was consumed
 	writing   bool   // the drain goroutine runs
+	ending    bool   // the socket's half-close has begun
 	delivered bool   // everything, and the FIN, is with the socket
 	told      bool   // the far end has our FIN_ACK
 }
@@ -210,6 +211,7 @@ func (s *Stream) drain() {
 			s.resetLocked(CodeDigest)
 			break
 		}
+		s.recv.ending = true
 		b.mu.Unlock()
 		err := s.sock.CloseWrite()
 		b.mu.Lock()
