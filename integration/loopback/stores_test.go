@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ebbgate/ebbgate/integration/oracle"
 	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
@@ -249,27 +248,4 @@ func (c *company) rejectedByConfiguration(ctx context.Context, t *testing.T, s r
 		t.Fatalf("a connector that is not registered: %v", err)
 	}
 	return failed.Hop == "config"
-}
-
-// TestResetWhileBusy has stores that reset while the job still sends, which the kernel may report to the writer only.
-func TestResetWhileBusy(t *testing.T) {
-	t.Parallel()
-	ctx := deadline(t, time.Minute)
-	c := newCompany(ctx, t, "tls")
-	for i := range 200 {
-		s := oracle.Scenario{
-			Job: oracle.Job{
-				Script: oracle.Script{Seed: uint64(i), Send: int64(i) * 1000, End: oracle.EndReset},
-				Upload: 64 << 20, End: oracle.EndFIN,
-			},
-			Content: []oracle.Kind{oracle.KindReset, oracle.KindError},
-		}
-		conn, err := c.dial(ctx, "connect")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Run(ctx, conn, c.store); err != nil {
-			t.Fatalf("stream %d: %v", i, err)
-		}
-	}
 }
