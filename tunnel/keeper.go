@@ -2,61 +2,154 @@ package tunnel
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 )
 
-// Keeper keeps one session up: it dials, serves, and dials again, with full
-// jitter between 250 ms and 30 s. Its fields are set before Run.
-type Keeper struct {
-	// Dial makes a link; usually Dialer.Dial.
-	Dial func(ctx context.Context) (Link, error)
-	// Better tries better carriers than the current one's, and gives nil, nil
-	// where there are none; usually Dialer.DialBetter. nil: never tried.
-	Better func(ctx context.Context, current Carrier) (Link, error)
-	// Config gives the configuration of each new session; Initiator is set.
-	Config func() SessionConfig
-	// Up is told about each session that takes over, after its hellos and while
-	// its messages are already served; an older one may still carry lanes. Down is told when a
-	// session is over, and why. Both may be nil; they are called one at a time
-	// and must not block.
-	Up   func(s *Session)
-	Down func(s *Session, err error)
-	// Changed is told about each change of the state; nil: nobody.
-	Changed func(KeeperStatus)
-	Logger  *slog.Logger
-	Metrics *Metrics
-}
-
-// KeeperState is what a keeper is at.
-type KeeperState string
-
-// The states.
 const (
-	Connecting KeeperState = "connecting"
-	Connected  KeeperState = "connected"
-	Waiting    KeeperState = "waiting" // for the next attempt
-	Stopped    KeeperState = "stopped" // after a permanent error, until Retry
+	backoffFirst = 250 * time.Millisecond
+	backoffMost  = 30 * time.Second
+	healthyAfter = 30 * time.Second
+
+	probeFirst = time.Minute
+	probeMost  = 10 * time.Minute
 )
 
-// KeeperStatus is a keeper's state and why.
-type KeeperStatus struct {
-	State KeeperState
-	Since time.Time
-	Next  time.Time // of the next attempt, while Waiting
-	Err   error     // of the last attempt or session; nil while Connected
+// Keeper keeps one session up: it dials, serves, and dials again.
+type Keeper struct {
+	// Dial makes a link.
+	Dial func(ctx context.Context) (Link, error)
+	// Better makes a link on a better carrier than the current one, or gives
+	// nil where there is none; nil: the first carrier stays.
+	Better func(ctx context.Context, current Carrier) (Link, error)
+	// Serve runs a session over a link until it is over, and calls up once it
+	// is established. It closes the link. While a better carrier takes over,
+	// two run at once.
+	Serve func(ctx context.Context, link Link, up func()) error
+	// Final tells errors that trying again cannot mend, besides *Error with
+	// Final set; nil: there are none.
+	Final func(error) bool
+	// Failed is told each failure and how long the keeper waits; nil: nobody.
+	Failed func(err error, wait time.Duration)
+	// Logger takes changes of the session; nil discards.
+	Logger *slog.Logger
 }
 
-// Run keeps the session up until ctx ends. Errors with a method Permanent() bool
-// that is true stop attempts until Retry.
-func (k *Keeper) Run(ctx context.Context) error { panic("todo") }
+// serving is one running Serve.
+type serving struct {
+	link Link
+	up   chan struct{}
+	over chan struct{}
+	err  error // once over is closed
+}
 
-// Session is the current one, or nil.
-func (k *Keeper) Session() *Session { panic("todo") }
+func (k *Keeper) serve(ctx context.Context, link Link) *serving {
+	s := &serving{link: link, up: make(chan struct{}), over: make(chan struct{})}
+	go func() {
+		defer close(s.over)
+		s.err = k.Serve(ctx, link, func() { close(s.up) })
+	}()
+	return s
+}
 
-// Status is the current state.
-func (k *Keeper) Status() KeeperStatus { panic("todo") }
+// Run keeps the session up until ctx ends, which is no error, or until an error
+// that trying again cannot mend. Nothing that it started is left then.
+func (k *Keeper) Run(ctx context.Context) error {
+	if k.Logger == nil {
+		k.Logger = slog.New(slog.DiscardHandler)
+	}
+	wait := newBackoff()
+	for {
+		link, err := k.Dial(ctx)
+		if err == nil {
+			start := time.Now()
+			err = k.hold(ctx, link)
+			if time.Since(start) >= healthyAfter {
+				wait = newBackoff()
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if k.final(err) {
+			return err
+		}
+		pause := wait.next()
+		if k.Failed != nil {
+			k.Failed(err, pause)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+}
 
-// Retry makes the next attempt now: after a permanent error when something was
-// changed, or while waiting.
-func (k *Keeper) Retry() { panic("todo") }
+func (k *Keeper) final(err error) bool {
+	var own *Error
+	return errors.As(err, &own) && own.Final || k.Final != nil && k.Final(err)
+}
+
+// hold serves a link, and a better one as soon as there is one, until the
+// current one is over.
+func (k *Keeper) hold(ctx context.Context, link Link) error {
+	current := k.serve(ctx, link)
+	interval := probeFirst
+	probe := time.NewTimer(interval)
+	defer probe.Stop()
+	for {
+		select {
+		case <-current.over:
+			return current.err
+		case <-probe.C:
+		}
+		since := time.Now()
+		if better := k.tryBetter(ctx, current); better != nil {
+			k.Logger.Info("better carrier", "was", current.link.Carrier(), "is", better.link.Carrier())
+			_ = current.link.Close("a better carrier took over")
+			<-current.over
+			current = better
+		}
+		interval = min(2*interval, probeMost)
+		probe.Reset(max(interval-time.Since(since), time.Second))
+	}
+}
+
+// tryBetter probes upwards, and gives the new session once it is established.
+func (k *Keeper) tryBetter(ctx context.Context, current *serving) *serving {
+	if k.Better == nil {
+		return nil
+	}
+	link, err := k.Better(ctx, current.link.Carrier())
+	if err != nil || link == nil {
+		return nil
+	}
+	better := k.serve(ctx, link)
+	timer := time.NewTimer(handshakeTimeout)
+	defer timer.Stop()
+	select {
+	case <-better.up:
+		return better
+	case <-better.over:
+	case <-timer.C:
+		_ = link.Close("not established in time")
+		<-better.over
+	}
+	return nil
+}
+
+// backoff is full jitter: a random time up to a bound that doubles.
+type backoff struct{ bound time.Duration }
+
+func newBackoff() *backoff { return &backoff{backoffFirst} }
+
+func (b *backoff) next() time.Duration {
+	pause := rand.N(b.bound)
+	b.bound = min(2*b.bound, backoffMost)
+	return pause
+}

@@ -1,39 +1,222 @@
 package tunnel
 
 import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"net"
+	"slices"
 	"time"
 )
 
-// Kind is what the first bytes of a connection ask for.
-type Kind int
+// Kind is what a TCP connection to the relay's port begins with.
+type Kind string
 
 // The kinds.
 const (
-	KindUnknown    Kind = iota
-	KindSession         // a ClientHello with ALPN "ebbgate/1"
-	KindLane            // a ClientHello with ALPN "ebbgate-lane/1" and a lane token
-	KindClientLane      // "EBBLANE <token>\n", removed from the connection
-	KindTLS             // any other ClientHello
-	KindHTTP            // the beginning of a plain HTTP request
+	KindSession    Kind = "session"     // a ClientHello with ALPN ebbgate/1
+	KindLane       Kind = "lane"        // a ClientHello with ALPN ebbgate-lane/1 and a token
+	KindClientLane Kind = "client-lane" // EBBLANE <token>
+	KindTLS        Kind = "tls"         // any other ClientHello
+	KindHTTP       Kind = "http"        // plain text
 )
 
-// Bounds of Peek.
-const (
-	MaxPeek     = 16 << 10         // bytes that are looked at
-	PeekTimeout = 10 * time.Second // that the relay gives them
-)
+// maxPeek bounds what is looked at.
+const maxPeek = 16 << 10
 
-// First is what the first bytes said. Its texts are the peer's.
-type First struct {
-	Kind       Kind
-	ServerName string   // of the ClientHello's SNI
-	Protocols  []string // of its ALPN list
-	Token      string   // of a lane, 1 to 64 of A-Z, a-z, 0-9, - and _
+// clientLanePrefix begins a client's lane.
+const clientLanePrefix = "EBBLANE "
+
+// PeekError is a connection whose first bytes are of no use.
+type PeekError struct {
+	Reason string // "silence", "garbage", "too-long", "closed"
+	Err    error
 }
 
-// Peek reads as many of a connection's first bytes as tell what it is, at most
-// MaxPeek and until deadline, and returns a connection that begins with them
-// again. The returned connection replaces conn and has no deadline. On an error,
-// a *PeekError, the caller closes conn.
-func Peek(conn net.Conn, deadline time.Time) (First, net.Conn, error) { panic("todo") }
+func (e *PeekError) Error() string {
+	return fmt.Sprintf("tunnel: first bytes: %s: %v", e.Reason, e.Err)
+}
+
+// Unwrap is what was seen.
+func (e *PeekError) Unwrap() error { return e.Err }
+
+// Code names the error.
+func (e *PeekError) Code() string { return e.Reason }
+
+// Peek waits at most timeout for a connection's first bytes, at most 16 KiB in
+// as many pieces as they come, and tells what they are. The connection that it
+// returns gives them again; conn itself must not be read any more. Nothing is
+// closed.
+func Peek(conn net.Conn, timeout time.Duration) (Kind, net.Conn, error) {
+	if err := conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+		return "", nil, &PeekError{"closed", err}
+	}
+	in := bufio.NewReaderSize(conn, maxPeek)
+	kind, err := peek(in)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		return "", nil, &PeekError{"closed", err}
+	}
+	return kind, &peekedConn{Conn: conn, in: in}, nil
+}
+
+// peekedConn gives the bytes again that were looked at.
+type peekedConn struct {
+	net.Conn
+	in *bufio.Reader // nil once it is empty
+}
+
+func (c *peekedConn) Read(p []byte) (int, error) {
+	if c.in == nil {
+		return c.Conn.Read(p)
+	}
+	n, err := c.in.Read(p[:min(len(p), max(c.in.Buffered(), 1))])
+	if c.in.Buffered() == 0 {
+		c.in = nil
+	}
+	return n, err
+}
+
+func peek(in *bufio.Reader) (Kind, error) {
+	first, err := in.Peek(1)
+	if err != nil {
+		return "", peekFailed(err)
+	}
+	const recordHandshake = 22
+	switch c := first[0]; {
+	case c == recordHandshake:
+		return peekHello(in)
+	case c < 'A' || c > 'Z':
+		return "", &PeekError{"garbage", fmt.Errorf("the first byte is %#02x", c)}
+	}
+	for i := range len(clientLanePrefix) {
+		b, err := in.Peek(i + 1)
+		if err != nil {
+			return "", peekFailed(err)
+		}
+		if b[i] != clientLanePrefix[i] {
+			return KindHTTP, nil
+		}
+	}
+	return KindClientLane, nil
+}
+
+func peekFailed(err error) error {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, bufio.ErrBufferFull):
+		return &PeekError{"too-long", err}
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return &PeekError{"silence", err}
+	}
+	return &PeekError{"closed", err}
+}
+
+// peekHello collects a ClientHello, which may come in several records (RFC 8446
+// §5.1), and reads its ALPN.
+func peekHello(in *bufio.Reader) (Kind, error) {
+	garbage := func(what string) (Kind, error) { return "", &PeekError{"garbage", errors.New(what)} }
+	var hello []byte
+	need := 4 // the handshake message's header
+	for at := 0; len(hello) < need; {
+		header, err := in.Peek(at + 5)
+		if err != nil {
+			return "", peekFailed(err)
+		}
+		header = header[at:]
+		n := int(binary.BigEndian.Uint16(header[3:]))
+		if header[0] != 22 || header[1] != 3 || n == 0 || n > maxPeek {
+			return garbage("not a TLS record")
+		}
+		record, err := in.Peek(at + 5 + n)
+		if err != nil {
+			return "", peekFailed(err)
+		}
+		hello = append(hello, record[at+5:]...)
+		at += 5 + n
+		if len(hello) >= 4 && need == 4 {
+			if hello[0] != 1 {
+				return garbage("not a ClientHello")
+			}
+			need = 4 + int(hello[1])<<16 + int(hello[2])<<8 + int(hello[3])
+			if need > maxPeek {
+				return "", &PeekError{"too-long", fmt.Errorf("a ClientHello of %d bytes", need)}
+			}
+		}
+	}
+	protocols, ok := helloALPN(hello[4:need])
+	switch {
+	case !ok:
+		return garbage("a malformed ClientHello")
+	case slices.Contains(protocols, ALPNLane):
+		return KindLane, nil
+	case slices.Contains(protocols, ALPN):
+		return KindSession, nil
+	}
+	return KindTLS, nil
+}
+
+// field takes a field with a length of so many bytes before it.
+func field(b []byte, prefix int) (content, rest []byte, ok bool) {
+	if len(b) < prefix {
+		return nil, nil, false
+	}
+	n := 0
+	for _, c := range b[:prefix] {
+		n = n<<8 | int(c)
+	}
+	if b = b[prefix:]; len(b) < n {
+		return nil, nil, false
+	}
+	return b[:n], b[n:], true
+}
+
+// helloALPN reads the protocols of a ClientHello's body (RFC 8446 §4.1.2, RFC
+// 7301 §3.1).
+func helloALPN(b []byte) (protocols []string, ok bool) {
+	const fixed = 2 + 32 // version, random
+	if len(b) < fixed {
+		return nil, false
+	}
+	b = b[fixed:]
+	for _, prefix := range []int{1, 2, 1} { // session id, cipher suites, compression
+		if _, b, ok = field(b, prefix); !ok {
+			return nil, false
+		}
+	}
+	if len(b) == 0 {
+		return nil, true // no extensions
+	}
+	extensions, rest, ok := field(b, 2)
+	if !ok || len(rest) != 0 {
+		return nil, false
+	}
+	for len(extensions) > 0 {
+		if len(extensions) < 2 {
+			return nil, false
+		}
+		typ := binary.BigEndian.Uint16(extensions)
+		var body []byte
+		if body, extensions, ok = field(extensions[2:], 2); !ok {
+			return nil, false
+		}
+		if typ != 16 {
+			continue
+		}
+		list, rest, ok := field(body, 2)
+		if !ok || len(rest) != 0 {
+			return nil, false
+		}
+		for len(list) > 0 {
+			var name []byte
+			if name, list, ok = field(list, 1); !ok || len(name) == 0 {
+				return nil, false
+			}
+			protocols = append(protocols, string(name))
+		}
+	}
+	return protocols, true
+}

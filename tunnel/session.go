@@ -2,123 +2,515 @@ package tunnel
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/ebbgate/ebbgate/certs"
 )
 
-// Times and bounds of sessions.
 const (
-	DefaultKeepAlive = 15 * time.Second // between pings
-	MissedPings      = 3                // unanswered ones before a session is dead
-	HelloTimeout     = 10 * time.Second // for both hellos
-	JoinTimeout      = 10 * time.Second // for a lane's preamble
-	MaxMessage       = 64 << 10         // bytes of a control message
-	MaxJoin          = 4 << 10          // bytes of a lane's preamble
+	keepAlive      = 15 * time.Second
+	missedPings    = 3
+	joinTimeout    = 10 * time.Second
+	maxHandlers    = 64
+	maxJoining     = 256
+	laneLabel      = "EXPORTER-ebbgate-lane"
+	exporterLength = 32
 )
 
-// SessionConfig says what a session does. It is read once and never changed.
+// SessionConfig is how one end behaves.
 type SessionConfig struct {
-	// Initiator is the side that dialled. It opens the control stream.
+	// Initiator opens the control stream: connectors and clients do.
 	Initiator bool
-	// Hello is what this side says. Version and Time are filled in.
+	// Hello is what this end says; Version and Time are filled in. The other
+	// end's Accept may replace it.
 	Hello Hello
-	// Greet decides, where it is set, about the peer's hello before this side,
-	// which must not be the initiator, answers with the Hello that it returns.
-	// An error, an *Error for one that the peer may see, ends the session.
-	Greet func(ctx context.Context, s *Session, peer Hello) (Hello, error)
-	// Handle answers requests and takes notices (its reply is then dropped).
-	// Requests are handled side by side, a bounded number at a time; notices one
-	// after the other, in the order in which they came. ctx ends with the session. A reply is a
-	// value of the type that belongs to the request, or nil for "ok". Of an error
-	// that is no *Error (with Code, Hop and Advice methods at least) the peer learns
-	// only that there was one. nil: every type is unknown.
-	Handle func(ctx context.Context, s *Session, msgType string, raw json.RawMessage) (reply any, err error)
-	// Lane receives lanes that the peer opened, each on a goroutine of its own,
-	// and owns the stream. When it returns the stream is closed. nil: lanes are
-	// closed at once.
+	// Accept decides, at the end that does not initiate, about the peer's
+	// hello and gives the answer. An error is sent to the peer, and ends the
+	// session. nil answers Hello.
+	Accept func(ctx context.Context, s *Session, peer Hello) (Hello, error)
+	// Handle answers the peer's messages. What it returns is the answer, or
+	// the error message. It runs in goroutines, maxHandlers at most.
+	Handle func(ctx context.Context, s *Session, typ string, body json.RawMessage) (any, error)
+	// Lane takes a lane that the peer opened, in a goroutine of its own; the
+	// stream is Lane's. nil refuses lanes.
 	Lane func(ctx context.Context, s *Session, join Join, stream Stream)
-	// MaxLanes bounds how many lanes of the peer are open at once; 0: 64.
-	MaxLanes int
-	// KeepAlive is the time between pings; 0: DefaultKeepAlive. The session is
-	// dead after MissedPings unanswered ones.
+	// KeepAlive is the time between pings; 0: 15 s. Three missed ones end the
+	// session.
 	KeepAlive time.Duration
-	// Logger is where changes of state go; nil discards.
+	// Logger takes refused messages; nil discards.
 	Logger *slog.Logger
-	// Metrics counts; nil does not.
-	Metrics *Metrics
 }
 
-// Session is a link with its control stream. Its methods may be called from any
-// goroutine, most of them after Start.
-type Session struct{}
+// Session is a link with a control stream. Its methods may be called from any
+// goroutine once Start returned.
+type Session struct {
+	// static after construction
+	link Link
+	cfg  SessionConfig
 
-// NewSession makes a session of a link, which belongs to it from then on. It
-// does no I/O.
-func NewSession(link Link, cfg SessionConfig) *Session { panic("todo") }
+	// static after Start
+	control Stream
+	hello   Hello // the peer's
 
-// Start exchanges hellos within HelloTimeout and gives the peer's. When it fails
-// the link is closed and the error says why: a *PeerError where the peer did.
-func (s *Session) Start(ctx context.Context) (Hello, error) { panic("todo") }
+	writing sync.Mutex // held while a control message is written
 
-// Run serves the session until it is over and returns why: ctx's error (the peer
-// is told and the link closed in order), a *PeerError, an *Error. When it
-// returns, all handlers and lanes of the session are over.
-func (s *Session) Run(ctx context.Context) error { panic("todo") }
+	mu sync.Mutex
+	// guarded by mu
+	nextID  uint64
+	pending map[uint64]chan envelope
+	rtt     time.Duration
+	drained *Drain
 
-// Call sends a request and waits for its answer, which goes to reply, a pointer
-// or nil. A *PeerError is the peer's refusal.
-func (s *Session) Call(ctx context.Context, msgType string, req, reply any) error { panic("todo") }
+	tasks sync.WaitGroup
+}
 
-// Notify sends a message that is not answered. It waits only while earlier
-// messages wait for the network, at most until ctx ends.
-func (s *Session) Notify(ctx context.Context, msgType string, body any) error { panic("todo") }
-
-// Ping measures a round trip over the control stream.
-func (s *Session) Ping(ctx context.Context) (time.Duration, error) { panic("todo") }
-
-// OpenLane opens a stream and sends its preamble.
-func (s *Session) OpenLane(ctx context.Context, join Join) (Stream, error) { panic("todo") }
-
-// LaneExporter gives the 32 bytes of keying material that belong to one stream
-// of this session's link (label EXPORTER-ebbgate-lane, context: the stream's
-// number, 8 bytes, big-endian).
-func (s *Session) LaneExporter(stream Stream) ([]byte, error) { panic("todo") }
-
-// Exporter gives 32 bytes of the link's keying material for proofs of
-// possession (certs.Prove, certs.CheckProof).
-func (s *Session) Exporter() ([]byte, error) { panic("todo") }
-
-// Peer is the verified identity of the other end; false where it showed no
-// certificate.
-func (s *Session) Peer() (certs.Identity, bool) { panic("todo") }
-
-// PeerHello is what the peer said; valid after Start.
-func (s *Session) PeerHello() Hello { panic("todo") }
+// NewSession makes a session of a link; call Start, then Run.
+func NewSession(link Link, cfg SessionConfig) *Session {
+	if cfg.KeepAlive == 0 {
+		cfg.KeepAlive = keepAlive
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.Hello.Version = protocolVersion
+	return &Session{link: link, cfg: cfg, pending: make(map[uint64]chan envelope)}
+}
 
 // Link is what the session travels on.
-func (s *Session) Link() Link { panic("todo") }
+func (s *Session) Link() Link { return s.link }
 
-// RTT is the smoothed round trip of the control stream; 0: not measured yet.
-func (s *Session) RTT() time.Duration { panic("todo") }
+// Peer is the peer's identity, from the certificate that the link verified;
+// false where it showed none.
+func (s *Session) Peer() (certs.Identity, bool) { return certs.PeerIdentity(s.link.ConnectionState()) }
 
-// Lanes counts the lanes that are open, of both sides.
-func (s *Session) Lanes() int { panic("todo") }
+// Hello is what the peer said.
+func (s *Session) Hello() Hello { return s.hello }
 
-// Drain tells the peer that this side opens nothing new on the session.
-func (s *Session) Drain(ctx context.Context, d Drain) error { panic("todo") }
+// RTT is the least round trip that a ping took; 0 before the first.
+func (s *Session) RTT() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rtt
+}
 
-// Draining is closed when the peer has said drain.
-func (s *Session) Draining() <-chan struct{} { panic("todo") }
+// Draining tells whether the peer said that it stops.
+func (s *Session) Draining() (Drain, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.drained == nil {
+		return Drain{}, false
+	}
+	return *s.drained, true
+}
 
-// DrainNotice is what the peer said; valid once Draining is closed.
-func (s *Session) DrainNotice() Drain { panic("todo") }
+// Done is closed when the session's link is over.
+func (s *Session) Done() <-chan struct{} { return s.link.Done() }
 
-// Close ends the session in order: the peer is told reason (nil: none), the link
-// is closed. It returns when Run is about to.
-func (s *Session) Close(reason *Error) error { panic("todo") }
+// Close ends the session; reason reaches the peer where the carrier can say it.
+func (s *Session) Close(reason string) error { return s.link.Close(reason) }
 
-// Done is closed when the session is over.
-func (s *Session) Done() <-chan struct{} { panic("todo") }
+// Start exchanges hello within ten seconds, or ctx, and returns the peer's. On
+// an error the link is closed.
+func (s *Session) Start(ctx context.Context) (Hello, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = s.link.Close("no hello in time") })
+	err := s.start(ctx)
+	if !stop() && err != nil {
+		err = &Error{ErrCode: "hello-timeout", ErrHop: "relay", Message: fmt.Sprintf("no hello within %v", handshakeTimeout), Advise: "try again; is the peer overloaded?", Err: err}
+	}
+	if err != nil {
+		_ = s.link.Close("hello failed")
+		return Hello{}, err
+	}
+	return s.hello, nil
+}
+
+func (s *Session) start(ctx context.Context) (err error) {
+	if s.cfg.Initiator {
+		if s.control, err = s.link.OpenStream(ctx); err != nil {
+			return err
+		}
+		prioritize(s.control, urgencyControl)
+		if err := s.send(envelope{Type: TypeHello}, s.ownHello(s.cfg.Hello)); err != nil {
+			return err
+		}
+		return s.readHello()
+	}
+	if s.control, err = s.link.AcceptStream(ctx); err != nil {
+		return err
+	}
+	prioritize(s.control, urgencyControl)
+	if err := s.readHello(); err != nil {
+		return err
+	}
+	answer := s.cfg.Hello
+	if s.cfg.Accept != nil {
+		if answer, err = s.cfg.Accept(ctx, s, s.hello); err != nil {
+			_ = s.send(envelope{Type: TypeError}, wireError(err))
+			s.linger(ctx)
+			return err
+		}
+	}
+	return s.send(envelope{Type: TypeHello}, s.ownHello(answer))
+}
+
+// linger gives the peer time to read a last message and to close.
+func (s *Session) linger(ctx context.Context) {
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case <-s.link.Done():
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+func (s *Session) ownHello(h Hello) Hello {
+	h.Version, h.Time = protocolVersion, time.Now().UTC()
+	return h
+}
+
+func (s *Session) readHello() error {
+	var e envelope
+	if err := readFrame(s.control, maxMessage, &e); err != nil {
+		if over := s.link.Err(); over != nil {
+			err = over
+		}
+		return err
+	}
+	switch e.Type {
+	case TypeError:
+		refused := new(Error)
+		if err := json.Unmarshal(e.Body, refused); err != nil {
+			return fmt.Errorf("tunnel: hello: %w", err)
+		}
+		return refused
+	case TypeHello:
+	default:
+		return Errorf("protocol-violation", "relay", "use the same version at both ends", "%.40q instead of hello", e.Type)
+	}
+	if err := json.Unmarshal(e.Body, &s.hello); err != nil {
+		return fmt.Errorf("tunnel: hello: %w", err)
+	}
+	if s.hello.Version != protocolVersion {
+		return Errorf("version-mismatch", "relay", "use the same version line at both ends", "the peer speaks protocol version %d, this end %d", s.hello.Version, protocolVersion)
+	}
+	return nil
+}
+
+// Run serves the session until it is over or ctx ends, and returns why. When it
+// returns, every callback has.
+func (s *Session) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = s.link.Close("stopped") })
+	defer stop()
+	s.tasks.Go(func() { s.ping(ctx) })
+	s.tasks.Go(func() { s.acceptLanes(ctx) })
+	err := s.read(ctx)
+	_ = s.link.Close("control stream over")
+	cancel()
+	s.tasks.Wait()
+	if over := s.link.Err(); over != nil && !errors.As(err, new(*Error)) {
+		err = over
+	}
+	return err
+}
+
+// read takes control messages until the stream ends.
+func (s *Session) read(ctx context.Context) error {
+	handlers := make(chan struct{}, maxHandlers)
+	for {
+		var e envelope
+		if err := readFrame(s.control, maxMessage, &e); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+		if e.Re != 0 {
+			s.answered(e)
+			continue
+		}
+		if e.Type == TypePing {
+			s.tasks.Go(func() { _ = s.send(envelope{Type: replies[TypePing], Re: e.ID}, nil) })
+			continue
+		}
+		if e.Type == TypeDrain {
+			s.drain(e.Body)
+		}
+		select {
+		case handlers <- struct{}{}:
+			s.tasks.Go(func() {
+				defer func() { <-handlers }()
+				s.handle(ctx, e)
+			})
+		default:
+			s.tasks.Go(func() { s.reply(e, nil, Errorf("busy", "relay", "try again", "too many requests at once")) })
+		}
+	}
+}
+
+func (s *Session) drain(body json.RawMessage) {
+	d := new(Drain)
+	_ = json.Unmarshal(body, d) // an empty one says as much
+	s.mu.Lock()
+	s.drained = d
+	s.mu.Unlock()
+}
+
+// handle answers one message.
+func (s *Session) handle(ctx context.Context, e envelope) {
+	if s.cfg.Handle == nil {
+		s.reply(e, nil, unknownType(e.Type))
+		return
+	}
+	answer, err := s.cfg.Handle(ctx, s, e.Type, e.Body)
+	s.reply(e, answer, err)
+}
+
+func unknownType(typ string) error {
+	return Errorf("message-unknown", "relay", "use the same version at both ends", "no message %.40q is known here", typ)
+}
+
+// reply sends the answer of a call. Messages without an id want none, except
+// where they are unknown.
+func (s *Session) reply(e envelope, answer any, err error) {
+	if err != nil {
+		s.cfg.Logger.Debug("message refused", "type", e.Type, "error", err)
+		_ = s.send(envelope{Type: TypeError, Re: e.ID}, wireError(err))
+		return
+	}
+	if e.ID == 0 {
+		return
+	}
+	typ := replies[e.Type]
+	if typ == "" {
+		typ = e.Type
+	}
+	_ = s.send(envelope{Type: typ, Re: e.ID}, answer)
+}
+
+// wireError is err as the peer reads it.
+func wireError(err error) *Error {
+	var own *Error
+	if errors.As(err, &own) {
+		return own
+	}
+	e := &Error{ErrCode: "internal", ErrHop: "relay", Message: err.Error()}
+	var coded interface{ Code() string }
+	if errors.As(err, &coded) {
+		e.ErrCode = coded.Code()
+	}
+	var advised interface {
+		Hop() string
+		Advice() string
+	}
+	if errors.As(err, &advised) {
+		e.ErrHop, e.Advise = advised.Hop(), advised.Advice()
+	}
+	return e
+}
+
+func (s *Session) answered(e envelope) {
+	s.mu.Lock()
+	waiting := s.pending[e.Re]
+	delete(s.pending, e.Re)
+	s.mu.Unlock()
+	if waiting != nil {
+		waiting <- e // has room for one
+	}
+}
+
+// send writes one message.
+func (s *Session) send(e envelope, body any) error {
+	raw, err := encodeMessage(e, body)
+	if err != nil {
+		return err
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return fmt.Errorf("tunnel: send %s: %w", e.Type, err)
+	}
+	if _, err := s.control.Write(raw); err != nil {
+		return fmt.Errorf("tunnel: send %s: %w", e.Type, err)
+	}
+	return nil
+}
+
+// Notify sends a message that wants no answer.
+func (s *Session) Notify(typ string, body any) error { return s.send(envelope{Type: typ}, body) }
+
+// Call sends a message and waits for its answer, which it decodes into answer
+// (nil: nothing is wanted). The peer's refusal is an *Error.
+func (s *Session) Call(ctx context.Context, typ string, body, answer any) error {
+	waiting := make(chan envelope, 1)
+	s.mu.Lock()
+	s.nextID++
+	id := s.nextID
+	s.pending[id] = waiting
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.pending, id)
+		s.mu.Unlock()
+	}()
+	if err := s.send(envelope{Type: typ, ID: id}, body); err != nil {
+		return err
+	}
+	select {
+	case e := <-waiting:
+		return decodeAnswer(typ, e, answer)
+	case <-s.link.Done():
+		return s.link.Err()
+	case <-ctx.Done():
+		return fmt.Errorf("tunnel: %s: %w", typ, ctx.Err())
+	}
+}
+
+func decodeAnswer(typ string, e envelope, answer any) error {
+	if e.Type == TypeError {
+		refused := new(Error)
+		if err := json.Unmarshal(e.Body, refused); err != nil {
+			return fmt.Errorf("tunnel: %s: %w", typ, err)
+		}
+		return refused
+	}
+	if answer == nil {
+		return nil
+	}
+	if err := json.Unmarshal(e.Body, answer); err != nil {
+		return fmt.Errorf("tunnel: %s: %w", typ, err)
+	}
+	return nil
+}
+
+// Ping measures a round trip of the control stream.
+func (s *Session) Ping(ctx context.Context) (time.Duration, error) {
+	start := time.Now()
+	if err := s.Call(ctx, TypePing, nil, nil); err != nil {
+		return 0, err
+	}
+	rtt := max(time.Since(start), time.Microsecond)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rtt == 0 || rtt < s.rtt {
+		s.rtt = rtt
+	}
+	return rtt, nil
+}
+
+// ping keeps the session alive, and ends it when the peer does not answer.
+func (s *Session) ping(ctx context.Context) {
+	missed := 0
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.link.Done():
+			return
+		case <-timer.C:
+		}
+		once, cancel := context.WithTimeout(ctx, s.cfg.KeepAlive)
+		start := time.Now()
+		_, err := s.Ping(once)
+		cancel()
+		if err == nil {
+			missed = 0
+		} else if missed++; missed >= missedPings {
+			_ = s.link.Close("the peer does not answer")
+			return
+		}
+		timer.Reset(s.cfg.KeepAlive - min(time.Since(start), s.cfg.KeepAlive))
+	}
+}
+
+// acceptLanes takes the streams that the peer opens.
+func (s *Session) acceptLanes(ctx context.Context) {
+	joining := make(chan struct{}, maxJoining)
+	for {
+		stream, err := s.link.AcceptStream(ctx)
+		if err != nil {
+			return
+		}
+		select {
+		case joining <- struct{}{}:
+			s.tasks.Go(func() { s.acceptLane(ctx, stream, joining) })
+		default:
+			_ = stream.Close()
+		}
+	}
+}
+
+func (s *Session) acceptLane(ctx context.Context, stream Stream, joining chan struct{}) {
+	var join Join
+	_ = stream.SetReadDeadline(time.Now().Add(joinTimeout))
+	err := readFrame(stream, maxJoin, &join)
+	if err == nil {
+		err = stream.SetReadDeadline(time.Time{})
+	}
+	<-joining
+	if err != nil || s.cfg.Lane == nil {
+		s.cfg.Logger.Debug("lane refused", "error", err)
+		_ = stream.Close()
+		return
+	}
+	s.classify(stream, join)
+	s.cfg.Lane(ctx, s, join, stream)
+}
+
+func (s *Session) classify(stream Stream, join Join) {
+	if join.Express {
+		prioritize(stream, urgencyExpress)
+	} else {
+		prioritize(stream, urgencyBulk)
+	}
+}
+
+// OpenLane opens a stream and writes its preamble. The peer's Lane receives it.
+func (s *Session) OpenLane(ctx context.Context, join Join) (Stream, error) {
+	preamble, err := encodeFrame(join, maxJoin)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := s.link.OpenStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.classify(stream, join)
+	_ = stream.SetWriteDeadline(time.Now().Add(joinTimeout))
+	_, err = stream.Write(preamble)
+	if err == nil {
+		err = stream.SetWriteDeadline(time.Time{})
+	}
+	if err != nil {
+		_ = stream.Close()
+		return nil, fmt.Errorf("tunnel: open lane: %w", err)
+	}
+	return stream, nil
+}
+
+// LaneExporter is keying material of the link that only its two ends know,
+// different for each stream (RFC 8446 §7.5; the context is the stream's number
+// in eight bytes).
+func (s *Session) LaneExporter(stream Stream) ([]byte, error) {
+	state := s.link.ConnectionState()
+	return state.ExportKeyingMaterial(laneLabel, binary.BigEndian.AppendUint64(nil, stream.StreamID()), exporterLength)
+}
+
+// EnrolExporter is the keying material that a proof of possession signs.
+func (s *Session) EnrolExporter() ([]byte, error) {
+	state := s.link.ConnectionState()
+	return state.ExportKeyingMaterial(certs.EnrolLabel, nil, exporterLength)
+}
