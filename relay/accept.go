@@ -1,0 +1,224 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ebbgate/ebbgate/tunnel"
+)
+
+const (
+	// firstBytes is how long a connection has to say what it is, and then to
+	// finish its handshake.
+	firstBytes = 10 * time.Second
+	// maxPending bounds the connections that have not proved anything yet;
+	// maxPendingHost those of one address, which may be a whole company.
+	maxPending     = 16384
+	maxPendingHost = 4096
+)
+
+// doorkeeper counts connections that have not proved anything yet.
+type doorkeeper struct {
+	mu sync.Mutex
+	// guarded by mu
+	total int
+	hosts map[string]int
+}
+
+func (k *doorkeeper) enter(host string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.total >= maxPending || k.hosts[host] >= maxPendingHost {
+		return false
+	}
+	k.total++
+	k.hosts[host]++
+	return true
+}
+
+func (k *doorkeeper) leave(host string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.total--
+	if k.hosts[host]--; k.hosts[host] == 0 {
+		delete(k.hosts, host)
+	}
+}
+
+// acceptTCP accepts on l until ctx ends. Everything about a connection happens
+// off this loop.
+func (r *Relay) acceptTCP(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	web := newWebsite(r.self.publicConfig())
+	defer web.close()
+	keeper := &doorkeeper{hosts: make(map[string]int)}
+	pause := time.Duration(0)
+	for {
+		conn, err := l.Accept()
+		if ctx.Err() != nil {
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			if !scarce(err) {
+				return fmt.Errorf("relay: accept: %w", err)
+			}
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			r.log.Warn("cannot accept connections for now", "error", err, "pause", pause)
+			r.metrics.connections.WithLabelValues("accept-failed").Inc()
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		pause = 0
+		host := hostOf(conn.RemoteAddr())
+		if !keeper.enter(host) {
+			r.metrics.connections.WithLabelValues("too-many").Inc()
+			_ = conn.Close()
+			continue
+		}
+		r.sessions.Go(func() { r.greet(ctx, conn, web, func() { keeper.leave(host) }) })
+	}
+}
+
+// scarce tells errors of Accept that pass: no descriptors, no memory, or a
+// client that was gone already.
+func scarce(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// greet finds out what a connection is and serves it. proved is called once when
+// it is no longer anonymous, or over.
+func (r *Relay) greet(ctx context.Context, conn net.Conn, web *website, proved func()) {
+	proved = sync.OnceFunc(proved)
+	defer proved()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	kind, peeked, err := tunnel.Peek(conn, firstBytes)
+	if err != nil {
+		stop()
+		r.metrics.connections.WithLabelValues(codeOf(err)).Inc()
+		_ = conn.Close()
+		return
+	}
+	r.metrics.connections.WithLabelValues(string(kind)).Inc()
+	switch kind {
+	case tunnel.KindSession:
+		link, err := tunnel.ServeTLS(ctx, peeked, r.self.sessionConfig())
+		stop()
+		if err != nil {
+			r.metrics.connections.WithLabelValues("handshake-failed").Inc()
+			r.log.Debug("handshake failed", "from", conn.RemoteAddr().String(), "error", err)
+			return
+		}
+		r.serveLink(ctx, link, proved)
+	case tunnel.KindTLS:
+		stop()
+		web.serve(peeked)
+	case tunnel.KindHTTP:
+		stop()
+		_ = conn.SetWriteDeadline(time.Now().Add(firstBytes))
+		_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nThis port speaks TLS: use https://\n"))
+		_ = conn.Close()
+	default:
+		// direct lanes: nobody was given a token for one
+		stop()
+		_ = conn.Close()
+	}
+}
+
+// acceptQUIC accepts links on a UDP socket until ctx ends; nil: there is none.
+func (r *Relay) acceptQUIC(ctx context.Context, socket net.PacketConn) error {
+	if socket == nil {
+		return nil
+	}
+	l, err := tunnel.ListenQUIC(socket, r.self.sessionConfig())
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	for {
+		link, err := l.Accept(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		r.metrics.connections.WithLabelValues("quic").Inc()
+		r.sessions.Go(func() { r.serveLink(ctx, link, func() {}) })
+	}
+}
+
+// website is what the relay shows to browsers and to whoever else speaks HTTPS.
+type website struct {
+	server *http.Server
+	conns  chan net.Conn
+	done   chan struct{}
+	config *tls.Config
+	served sync.WaitGroup
+}
+
+func newWebsite(config *tls.Config) *website {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintln(w, "This is an Ebbgate relay. Connectors and clients reach it on this port.")
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	w := &website{conns: make(chan net.Conn), done: make(chan struct{}), config: config}
+	w.server = &http.Server{
+		Handler: mux, ReadHeaderTimeout: firstBytes, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: nil,
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+	}
+	w.served.Go(func() { _ = w.server.Serve(w) })
+	return w
+}
+
+// serve hands a connection to the HTTP server, which does the handshake.
+func (w *website) serve(conn net.Conn) {
+	_ = conn.SetDeadline(time.Now().Add(firstBytes)) // net/http sets its own after the handshake
+	select {
+	case w.conns <- tls.Server(conn, w.config):
+	case <-w.done:
+		_ = conn.Close()
+	}
+}
+
+func (w *website) close() {
+	close(w.done)
+	_ = w.server.Close()
+	w.served.Wait()
+}
+
+// Accept is net.Listener's.
+func (w *website) Accept() (net.Conn, error) {
+	select {
+	case c := <-w.conns:
+		return c, nil
+	case <-w.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close is net.Listener's.
+func (w *website) Close() error { return nil }
+
+// Addr is net.Listener's.
+func (w *website) Addr() net.Addr { return &net.TCPAddr{} }

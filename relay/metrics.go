@@ -1,0 +1,47 @@
+package relay
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// metrics counts what the relay accepts and refuses.
+type metrics struct {
+	connections *prometheus.CounterVec // kind: what its first bytes were, or why it was closed
+	sessions    *prometheus.GaugeVec   // role, carrier
+	sessionEnds *prometheus.CounterVec // reason
+	enrolments  *prometheus.CounterVec // reason
+	dials       *prometheus.CounterVec // reason
+	lanes       prometheus.Gauge       // of clients, copied by the relay
+	copied      prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "ebbgate", Subsystem: "relay", Name: name, Help: help}, labels)
+	}
+	m := &metrics{
+		connections: vec("connections_total", "TCP and QUIC connections, by what they turned out to be.", "kind"),
+		sessions: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "ebbgate", Subsystem: "relay", Name: "sessions",
+			Help: "Sessions that are open now."}, []string{"role", "carrier"}),
+		sessionEnds: vec("sessions_ended_total", "Sessions that ended, by reason.", "reason"),
+		enrolments:  vec("enrolments_total", "Enrolments, by the code of their answer; ok was accepted.", "reason"),
+		dials:       vec("dials_total", "Dials, by the code of their answer; ok opened a stream or gave a grant.", "reason"),
+		lanes: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "ebbgate", Subsystem: "relay", Name: "client_lanes",
+			Help: "Lanes between clients and nodes that the relay moves now."}),
+		copied: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "ebbgate", Subsystem: "relay", Name: "client_lane_bytes_total",
+			Help: "Bytes moved between clients' and nodes' lanes."}),
+	}
+	reg.MustRegister(m.connections, m.sessions, m.sessionEnds, m.enrolments, m.dials, m.lanes, m.copied)
+	return m
+}
+
+// count adds one under the code of err; ok without an error.
+func count(v *prometheus.CounterVec, err error) { v.WithLabelValues(codeOf(err)).Inc() }
+
+func codeOf(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	if c, ok := err.(interface{ Code() string }); ok {
+		return c.Code()
+	}
+	return "internal"
+}

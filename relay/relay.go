@@ -1,0 +1,284 @@
+package relay
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ebbgate/ebbgate/certs"
+	"github.com/ebbgate/ebbgate/config"
+	"github.com/ebbgate/ebbgate/relay/admin"
+	"github.com/ebbgate/ebbgate/relay/ingress"
+	"github.com/ebbgate/ebbgate/relay/state"
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
+)
+
+// Config is what a relay needs. It is read once.
+type Config struct {
+	// File is the checked configuration.
+	File *config.Relay
+	// Init makes the state where nothing was ever made.
+	Init bool
+	// Software names the program and its version to peers.
+	Software string
+	// DrainTimeout is how long streams may go on after Run's context ended;
+	// 0: they are reset at once.
+	DrainTimeout time.Duration
+	// Ready is called once with the bound addresses, when everything serves.
+	Ready func(Ready)
+	// Registry takes the metrics; nil: one of the relay's own, which the
+	// metrics address serves.
+	Registry *prometheus.Registry
+	// Logger takes changes of state; nil discards.
+	Logger *slog.Logger
+}
+
+// Ready has the addresses that a relay serves on.
+type Ready struct {
+	TLS     string `json:"tls"`
+	QUIC    string `json:"quic,omitempty"`
+	Connect string `json:"connect,omitempty"`
+	Metrics string `json:"metrics,omitempty"`
+	API     string `json:"api"` // unix:// and the socket's path
+}
+
+// Relay is one relay process.
+type Relay struct {
+	// static after construction
+	cfg         Config
+	log         *slog.Logger
+	metrics     *metrics
+	bundles     bundle.Config
+	incarnation uint64
+
+	// static after open
+	state *state.State
+	name  certs.Identity
+	self  *identity // certificate and grants' signer
+
+	// each guards itself
+	registry *registry
+	dials    *dialer
+	tickets  *tickets
+
+	ready    Ready
+	sessions sync.WaitGroup
+}
+
+// New makes a relay. It does no I/O.
+func New(cfg Config) (*Relay, error) {
+	if cfg.File == nil {
+		return nil, errors.New("relay: no configuration")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Registry == nil {
+		cfg.Registry = prometheus.NewRegistry()
+	}
+	var random [8]byte
+	_, _ = rand.Read(random[:])
+	r := &Relay{
+		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry),
+		incarnation: binary.BigEndian.Uint64(random[:]),
+		registry:    newRegistry(), tickets: newTickets(),
+	}
+	r.bundles = bundle.Config{
+		Incarnation: r.incarnation, Pool: bundle.NewPool(bundle.DefaultPoolSize),
+		Logger: cfg.Logger, Metrics: bundle.NewMetrics(cfg.Registry),
+	}
+	r.dials = newDialer(r)
+	return r, nil
+}
+
+// Run opens the state, listens and serves until ctx ends. Then it takes no new
+// dials, waits for the open streams as long as the drain timeout allows, tells
+// every peer, and returns nil. An error is of starting, or of a listener that
+// broke.
+func (r *Relay) Run(ctx context.Context) (err error) {
+	if err := r.open(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.state.Close()) }()
+	l, err := r.listen(ctx)
+	if err != nil {
+		return err
+	}
+	r.ready = l.ready
+	// serving outlives ctx: what is open goes on while the relay drains.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, broken := errgroup.WithContext(serving)
+	connect := ingress.NewConnect(r.dials, r.log, ingress.NewMetrics(r.cfg.Registry))
+	group.Go(func() error { return r.acceptTCP(broken, l.tls) })
+	group.Go(func() error { return r.acceptQUIC(broken, l.quic) })
+	group.Go(func() error { return admin.NewServer(service{r}, r.log).Serve(broken, l.api) })
+	group.Go(func() error { return r.self.renew(broken) })
+	if l.connect != nil {
+		group.Go(func() error { return connect.Serve(broken, l.connect) })
+	}
+	if l.metrics != nil {
+		group.Go(func() error { return r.serveMetrics(broken, l.metrics) })
+	}
+	r.log.Info("relay serves", "tls", l.ready.TLS, "quic", l.ready.QUIC, "connect", l.ready.Connect, "instance", r.state.Instance())
+	if r.cfg.Ready != nil {
+		r.cfg.Ready(l.ready)
+	}
+	select {
+	case <-ctx.Done():
+		r.drain(connect)
+	case <-broken.Done():
+	}
+	stop()
+	err = group.Wait()
+	r.registry.closeAll()
+	r.sessions.Wait()
+	return err
+}
+
+// open opens the state and makes the relay's own identity.
+func (r *Relay) open(ctx context.Context) error {
+	opt := state.Options{Dir: r.cfg.File.State.Dir, KeyFile: r.cfg.File.State.KeyFile, Logger: r.log}
+	if r.cfg.Init {
+		if err := state.Init(ctx, opt); err != nil && !errors.Is(err, state.ErrExists) {
+			return err
+		}
+	}
+	opened, err := state.Open(ctx, opt)
+	if err != nil {
+		return err
+	}
+	r.state = opened
+	r.name = certs.Identity{TrustDomain: opened.Instance(), Role: certs.RoleRelay, Name: relayName(r.cfg.File.Hostname)}
+	r.self, err = newIdentity(r.name, opened, r.cfg.File, r.log)
+	if err != nil {
+		_ = opened.Close()
+		return err
+	}
+	return nil
+}
+
+// relayName makes a name of a host name or address.
+func relayName(host string) string {
+	name := []byte(host)
+	for i, c := range name {
+		switch {
+		case c >= 'A' && c <= 'Z':
+			name[i] = c + 'a' - 'A'
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9':
+		default:
+			name[i] = '-'
+		}
+	}
+	if len(name) > 63 {
+		name = name[:63]
+	}
+	if len(name) == 0 {
+		return "relay"
+	}
+	return string(name)
+}
+
+// listeners are everything that the relay listens on.
+type listeners struct {
+	tls     net.Listener
+	quic    net.PacketConn
+	connect net.Listener
+	metrics net.Listener
+	api     net.Listener
+	ready   Ready
+}
+
+func (r *Relay) listen(ctx context.Context) (l *listeners, err error) {
+	l = &listeners{}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	file := r.cfg.File
+	var config net.ListenConfig
+	if l.tls, err = config.Listen(ctx, "tcp", string(file.Listen.TLS)); err != nil {
+		return nil, listenError("listen.tls", err)
+	}
+	l.ready.TLS = l.tls.Addr().String()
+	if file.Listen.QUIC != "" {
+		if l.quic, err = config.ListenPacket(ctx, "udp", samePort(string(file.Listen.QUIC), string(file.Listen.TLS), l.tls.Addr())); err != nil {
+			return nil, listenError("listen.quic", err)
+		}
+		l.ready.QUIC = l.quic.LocalAddr().String()
+	}
+	if file.Ingress.Connect != "" {
+		if l.connect, err = ingress.Listen(ctx, string(file.Ingress.Connect)); err != nil {
+			return nil, listenError("ingress.connect", err)
+		}
+		l.ready.Connect = l.connect.Addr().String()
+	}
+	if file.Metrics != "" {
+		if l.metrics, err = config.Listen(ctx, "tcp", string(file.Metrics)); err != nil {
+			return nil, listenError("metrics", err)
+		}
+		l.ready.Metrics = l.metrics.Addr().String()
+	}
+	if l.api, err = admin.Listen(file.State.Dir); err != nil {
+		return nil, err
+	}
+	l.ready.API = "unix://" + l.api.Addr().String()
+	return l, nil
+}
+
+// samePort gives QUIC the port that TCP got, where both asked for the same
+// address and left the port to the system.
+func samePort(quic, tls string, bound net.Addr) string {
+	if quic == tls {
+		return bound.String()
+	}
+	return quic
+}
+
+func (l *listeners) close() {
+	for _, c := range []net.Listener{l.tls, l.connect, l.metrics, l.api} {
+		if c != nil {
+			_ = c.Close()
+		}
+	}
+	if l.quic != nil {
+		_ = l.quic.Close()
+	}
+}
+
+// drain lets open streams end: no new dials, peers are told.
+func (r *Relay) drain(connect *ingress.Connect) {
+	r.log.Info("relay drains", "timeout", r.cfg.DrainTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.cfg.DrainTimeout)
+	defer cancel()
+	r.dials.drain()
+	r.registry.announceDrain()
+	if err := connect.Drain(ctx); err != nil {
+		r.log.Warn("streams were still open when the drain timeout ended; they are reset", "streams", r.registry.streams())
+	}
+	r.tickets.wait(ctx)
+}
+
+func (r *Relay) serveMetrics(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(r.cfg.Registry, promhttp.HandlerOpts{}))
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("relay: metrics: %w", err)
+	}
+	return nil
+}

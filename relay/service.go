@@ -1,0 +1,145 @@
+package relay
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/ebbgate/ebbgate/relay/admin"
+	"github.com/ebbgate/ebbgate/relay/state"
+	"github.com/ebbgate/ebbgate/tunnel"
+)
+
+// service is the relay as its API sees it.
+type service struct{ r *Relay }
+
+var _ admin.Service = service{}
+
+func (s service) CreateGateway(ctx context.Context, tenant, name string) (admin.Gateway, error) {
+	g, err := s.r.state.CreateGateway(ctx, tenant, name)
+	if err != nil {
+		return admin.Gateway{}, err
+	}
+	s.r.log.Info("gateway created", "tenant", tenant, "gateway", name)
+	return s.gateway(g), nil
+}
+
+func (s service) gateway(g state.Gateway) admin.Gateway {
+	return admin.Gateway{
+		Name: g.Name, ID: g.ID, Created: g.Created,
+		Nodes: len(s.r.state.Nodes(g.Tenant, g.Name)), Online: len(s.r.registry.gateway(g.Tenant, g.Name)),
+	}
+}
+
+func (s service) Gateways(_ context.Context, tenant string) (list []admin.Gateway, err error) {
+	for _, g := range s.r.state.Gateways(tenant) {
+		list = append(list, s.gateway(g))
+	}
+	return list, nil
+}
+
+func (s service) GatewayKeys(_ context.Context, tenant, name string) (admin.Keys, error) {
+	key1, key2, err := s.r.state.GatewayKeys(tenant, name)
+	return admin.Keys{Key1: key1, Key2: key2}, err
+}
+
+func (s service) RegenerateKey(ctx context.Context, tenant, name, slot string) (admin.Keys, error) {
+	key, err := s.r.state.RegenerateKey(ctx, tenant, name, slot)
+	if err != nil {
+		return admin.Keys{}, err
+	}
+	s.r.log.Info("key regenerated", "tenant", tenant, "gateway", name, "slot", slot)
+	if slot == "key1" {
+		return admin.Keys{Key1: key}, nil
+	}
+	return admin.Keys{Key2: key}, nil
+}
+
+func (s service) Nodes(_ context.Context, tenant, gateway string) (list []admin.Node, err error) {
+	if _, err := s.r.state.Gateway(tenant, gateway); err != nil {
+		return nil, err
+	}
+	for _, record := range s.r.state.Nodes(tenant, gateway) {
+		list = append(list, s.node(record))
+	}
+	slices.SortFunc(list, func(a, b admin.Node) int { return strings.Compare(a.Name, b.Name) })
+	return list, nil
+}
+
+// node is what is known of a registered node: from its session where it is here.
+func (s service) node(record state.Node) admin.Node {
+	key := nodeKey{record.Tenant, record.Gateway, record.Name}
+	a := admin.Node{Name: record.Name, Gateway: record.Gateway, Status: "Offline", Since: record.Created, Stores: []string{}}
+	for _, st := range record.Stores {
+		a.Stores = append(a.Stores, st.Name)
+	}
+	n := s.r.registry.node(key)
+	if n == nil {
+		a.Reason = "not seen since the relay started"
+		if d, ok := s.r.registry.departed(key); ok {
+			a.Reason, a.Since = d.reason, d.at
+		}
+		return a
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a.Status, a.Since, a.Version = "Online", n.since, n.hello.Software
+	if n.leaving {
+		a.Status = "Draining"
+	}
+	h := n.report
+	a.Proxy, a.CPU, a.MemoryAvailable = h.Proxy, h.CPUPercent, h.MemoryAvailable
+	a.NetworkIn, a.NetworkOut = h.NetworkIn, h.NetworkOut
+	a.Runs, a.ConcurrentRuns, a.Streams = h.Runs, h.ConcurrentRuns, h.Streams
+	if session := cmp.Or(n.control, n.bulk); session != nil {
+		a.Carrier = string(session.Link().Carrier())
+		a.RTT = float64(session.RTT().Microseconds()) / 1000
+		if chain := session.Link().ConnectionState().PeerCertificates; len(chain) > 0 {
+			a.CertificateExpires = chain[0].NotAfter
+		}
+	}
+	if n.expires.After(a.CertificateExpires) {
+		a.CertificateExpires = n.expires
+	}
+	return a
+}
+
+func (s service) CreateJob(ctx context.Context, tenant, name string, allow []string) (admin.JobToken, error) {
+	job, token, err := s.r.state.CreateJob(ctx, tenant, name, allow)
+	if err != nil {
+		return admin.JobToken{}, err
+	}
+	s.r.log.Info("job created", "tenant", tenant, "job", name, "allow", allow)
+	return admin.JobToken{Name: job.Name, Token: token}, nil
+}
+
+func (s service) Jobs(_ context.Context, tenant string) (list []admin.Job, err error) {
+	for _, j := range s.r.state.Jobs(tenant) {
+		list = append(list, admin.Job{Name: j.Name, Allow: j.Allow, Created: j.Created, Revoked: j.Revoked})
+	}
+	return list, nil
+}
+
+// RevokeJob ends the job everywhere: its token, its streams at the relay's
+// ingresses, its clients' sessions, and its streams at the nodes.
+func (s service) RevokeJob(ctx context.Context, tenant, name string) error {
+	if err := s.r.state.RevokeJob(ctx, tenant, name); err != nil {
+		return err
+	}
+	job := jobKey{tenant, name}
+	s.r.dials.revoke(job)
+	for _, n := range s.r.registry.snapshot() {
+		if n.key.tenant != tenant {
+			continue
+		}
+		if session := n.session(true); session != nil {
+			_ = session.Notify(tunnel.TypeRevoked, tunnel.Revoked{Job: name})
+		}
+	}
+	for _, session := range s.r.registry.clientsOf(job) {
+		_ = session.Close("revoked")
+	}
+	s.r.log.Info("job revoked", "tenant", tenant, "job", name)
+	return nil
+}

@@ -1,0 +1,280 @@
+package relay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/ebbgate/ebbgate/certs"
+	"github.com/ebbgate/ebbgate/relay/state"
+	"github.com/ebbgate/ebbgate/tunnel"
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
+)
+
+// heartbeatSeconds is how often nodes report.
+const heartbeatSeconds = 10
+
+// maxStores bounds the stores that one node may announce.
+const maxStores = 4096
+
+// visit is one session at the relay: who came, and as what.
+type visit struct {
+	r        *Relay
+	session  *tunnel.Session
+	identity certs.Identity // of nodes and clients
+	role     string
+	node     *node // of nodes
+}
+
+// serveLink serves a session from its hello to its end.
+func (r *Relay) serveLink(ctx context.Context, link tunnel.Link, proved func()) {
+	v := &visit{r: r}
+	v.session = tunnel.NewSession(link, tunnel.SessionConfig{
+		Accept: v.accept, Handle: v.handle, Lane: v.lane, Logger: r.log,
+	})
+	_, err := v.session.Start(ctx)
+	proved()
+	if err != nil {
+		r.metrics.sessionEnds.WithLabelValues(codeOf(err)).Inc()
+		r.log.Info("session refused", "from", link.RemoteAddr().String(), "carrier", link.Carrier(), "error", err)
+		v.part("refused: " + err.Error())
+		return
+	}
+	gauge := r.metrics.sessions.WithLabelValues(v.role, string(link.Carrier()))
+	gauge.Inc()
+	defer gauge.Dec()
+	if v.node != nil {
+		r.sessions.Go(func() { r.openOwnLanes(ctx, v) })
+	}
+	r.log.Debug("session", "role", v.role, "identity", v.identity.String(), "carrier", link.Carrier(), "from", link.RemoteAddr().String())
+	err = v.session.Run(ctx)
+	v.part(reasonOf(err))
+	r.metrics.sessionEnds.WithLabelValues(codeOf(err)).Inc()
+	if v.role != tunnel.RoleEnrol {
+		r.log.Info("session over", "role", v.role, "identity", v.identity.String(), "carrier", link.Carrier(), "reason", reasonOf(err))
+	}
+}
+
+func reasonOf(err error) string {
+	var over *tunnel.LinkError
+	if errors.As(err, &over) {
+		return over.Reason
+	}
+	if err == nil {
+		return "closed"
+	}
+	return err.Error()
+}
+
+// accept decides about a hello: the certificate says who it is, and the relay's
+// records whether that still holds.
+func (v *visit) accept(ctx context.Context, s *tunnel.Session, hello tunnel.Hello) (tunnel.Hello, error) {
+	if !v.r.registry.enter(s) {
+		return tunnel.Hello{}, failure("relay-draining", "relay", "try again when the relay is back", "the relay is stopping")
+	}
+	answer := tunnel.Hello{
+		Role: tunnel.RoleRelay, Relay: v.r.name.String(), Incarnation: strconv.FormatUint(v.r.incarnation, 16),
+		Software: v.r.cfg.Software, Ports: v.r.ports(), HeartbeatSeconds: heartbeatSeconds,
+	}
+	id, shown := s.Peer()
+	v.identity, v.role = id, hello.Role
+	switch {
+	case hello.Role == tunnel.RoleEnrol:
+		return answer, nil
+	case !shown:
+		return tunnel.Hello{}, failure("certificate-missing", "relay", "register this machine", "a session as %.20q needs a certificate", hello.Role)
+	case id.Role == certs.RoleNode && (hello.Role == tunnel.RoleControl || hello.Role == tunnel.RoleBulk):
+		return answer, v.acceptNode(ctx, hello)
+	case id.Role == certs.RoleJob && (hello.Role == tunnel.RoleClient || hello.Role == tunnel.RoleBulk):
+		job, err := v.r.state.Job(id.Tenant, id.Name)
+		if err != nil || job.Revoked {
+			e := failure("revoked", "registration", "create the job again", "job %s was revoked", id.Name)
+			e.Final = true
+			return tunnel.Hello{}, e
+		}
+		v.role = tunnel.RoleClient
+		v.r.registry.client(s, id)
+		return answer, nil
+	}
+	return tunnel.Hello{}, failure("role-refused", "relay", "use the same version at both ends", "%s may not have a session as %.20q", id, hello.Role)
+}
+
+func (v *visit) acceptNode(ctx context.Context, hello tunnel.Hello) error {
+	id := v.identity
+	record, err := v.r.state.Node(id.Tenant, id.Gateway, id.Name)
+	if err != nil {
+		e := failure("node-unknown", "registration", "register the machine again: remove its state directory and run ebbgate connector register", "the relay has no node %s/%s", id.Gateway, id.Name)
+		e.Final = true
+		return e
+	}
+	if len(hello.Stores) > maxStores || len(hello.Incarnation) > 64 || hello.Incarnation == "" {
+		return failure("protocol-violation", "node", "use the same version at both ends", "a hello with %d stores and incarnation %.70q", len(hello.Stores), hello.Incarnation)
+	}
+	if v.node, err = v.r.registry.join(ctx, v.session, id, hello); err != nil {
+		return err
+	}
+	if skew := time.Since(hello.Time).Abs(); skew > time.Minute && !hello.Time.IsZero() {
+		v.r.log.Warn("a node's clock differs", "node", id.String(), "by", skew.Round(time.Second))
+	}
+	if hello.Role == tunnel.RoleControl {
+		v.announce(ctx, record, hello.Stores)
+	}
+	return nil
+}
+
+// announce remembers a node's stores for when it is offline. A state that takes
+// no changes now is no reason to send the node away.
+func (v *visit) announce(ctx context.Context, record state.Node, stores []tunnel.StoreInfo) {
+	var rows []state.StoreRow
+	for _, s := range stores {
+		rows = append(rows, state.StoreRow{Name: s.Name, Port: s.Port, Aliases: s.Aliases})
+	}
+	if err := v.r.state.AnnounceStores(ctx, record.Tenant, record.Gateway, record.Name, rows); err != nil {
+		v.r.log.Warn("a node's stores were not remembered", "node", v.identity.String(), "error", err)
+	}
+}
+
+// part takes the session out of the registry.
+func (v *visit) part(reason string) {
+	if v.node != nil {
+		v.r.registry.part(v.session, v.node.key, reason)
+	}
+	v.r.registry.leave(v.session)
+}
+
+// handle answers a message. What a session may ask follows from who it is.
+func (v *visit) handle(ctx context.Context, s *tunnel.Session, typ string, body json.RawMessage) (any, error) {
+	switch {
+	case typ == tunnel.TypeDrain:
+		if v.node != nil {
+			v.node.mu.Lock()
+			v.node.leaving = true
+			v.node.mu.Unlock()
+		}
+		return nil, nil
+	case typ == tunnel.TypeEnrol && v.role == tunnel.RoleEnrol:
+		var req tunnel.Enrol
+		if err := decode(typ, body, &req); err != nil {
+			return nil, err
+		}
+		return v.r.enrol(ctx, s, req)
+	case typ == tunnel.TypeHeartbeat && v.node != nil:
+		var h tunnel.Heartbeat
+		if err := decode(typ, body, &h); err != nil {
+			return nil, err
+		}
+		v.node.mu.Lock()
+		v.node.report = h
+		v.node.mu.Unlock()
+		return nil, nil
+	case typ == tunnel.TypeRenewCert && v.node != nil:
+		var req tunnel.RenewCert
+		if err := decode(typ, body, &req); err != nil {
+			return nil, err
+		}
+		return v.r.renew(ctx, s, v.node, req)
+	case typ == tunnel.TypeGrant && v.role == tunnel.RoleClient:
+		var req tunnel.GrantRequest
+		if err := decode(typ, body, &req); err != nil {
+			return nil, err
+		}
+		return v.r.dials.forClient(v.identity, req)
+	}
+	return nil, failure("message-unknown", "relay", "use the same version at both ends", "no message %.40q is expected from a session as %s", typ, v.role)
+}
+
+func decode(typ string, body json.RawMessage, into any) error {
+	if err := json.Unmarshal(body, into); err != nil {
+		return failure("message-malformed", "relay", "use the same version at both ends", "%s: %v", typ, err)
+	}
+	return nil
+}
+
+// ports are the relay's as peers reach them.
+func (r *Relay) ports() tunnel.Ports {
+	return tunnel.Ports{TLS: portOf(r.ready.TLS), QUIC: portOf(r.ready.QUIC)}
+}
+
+// openOwnLanes gives the relay's own bundle to this node its lanes over a new
+// session: on QUIC both classes, on TCP carriers the one that the session is for.
+func (r *Relay) openOwnLanes(ctx context.Context, v *visit) {
+	classes := []bool{true, false} // express, bulk
+	if v.session.Link().Carrier() != tunnel.QUIC {
+		classes = []bool{v.role == tunnel.RoleControl}
+	}
+	for _, express := range classes {
+		if err := r.openOwnLane(ctx, v, express); err != nil {
+			r.log.Warn("no lane to a node", "node", v.identity.String(), "express", express, "error", err)
+			_ = v.session.Close("no lane")
+			return
+		}
+	}
+}
+
+func (r *Relay) openOwnLane(ctx context.Context, v *visit, express bool) error {
+	own := v.node.ownBundle(r.bundles)
+	stream, err := v.session.OpenLane(ctx, tunnel.Join{Ingress: r.name.String(), Node: v.identity.String(), Express: express})
+	if err != nil {
+		return err
+	}
+	exporter, err := v.session.LaneExporter(stream)
+	if err != nil {
+		_ = stream.Close()
+		return fmt.Errorf("relay: lane: %w", err)
+	}
+	return own.Join(ctx, stream, bundle.LaneInfo{
+		Carrier: string(v.session.Link().Carrier()), Local: r.name.String(), Peer: v.identity.String(),
+		Exporter: exporter, Express: express,
+	})
+}
+
+// ownBundle is the bundle of the relay's ingresses to the node; a new one where
+// the last one is over.
+func (n *node) ownBundle(cfg bundle.Config) *bundle.Bundle {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.own == nil || n.own.Err() != nil {
+		n.own = bundle.NewIngress(cfg)
+	}
+	return n.own
+}
+
+// lane joins a client's lane to a lane of the node that its token is for.
+func (v *visit) lane(ctx context.Context, _ *tunnel.Session, join tunnel.Join, stream tunnel.Stream) {
+	err := v.joinLane(ctx, join, stream)
+	if err != nil {
+		_ = stream.Close()
+		v.r.log.Info("client's lane refused", "client", v.identity.String(), "error", err)
+	}
+}
+
+func (v *visit) joinLane(ctx context.Context, join tunnel.Join, stream tunnel.Stream) error {
+	if v.identity.Role != certs.RoleJob {
+		return failure("role-refused", "relay", "", "%s opens no lanes", v.identity)
+	}
+	key, err := v.r.tickets.redeem(join.Token, v.identity)
+	if err != nil {
+		return err
+	}
+	n := v.r.registry.node(key)
+	if n == nil {
+		return failure("no-node-online", "node", "ask for a new grant", "node %s is gone", key.node)
+	}
+	session := n.session(join.Express)
+	if session == nil {
+		return failure("no-node-online", "node", "ask for a new grant", "node %s is gone", key.node)
+	}
+	far, err := session.OpenLane(ctx, tunnel.Join{Ingress: v.identity.String(), Node: n.identity.String(), Express: join.Express})
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = stream.Close(); _ = far.Close() })
+	defer stop()
+	v.r.metrics.lanes.Inc()
+	defer v.r.metrics.lanes.Dec()
+	v.r.tickets.join(stream, far, v.r.metrics.copied)
+	return nil
+}
