@@ -81,8 +81,10 @@ func yamuxConfig() *yamux.Config {
 type recordConn struct {
 	net.Conn
 	in     *bufio.Reader
-	gather bool   // set once the handshake is over
-	out    []byte // guarded by crypto/tls' own write lock and frameConn's
+	gather bool // set once the handshake is over
+
+	mu  sync.Mutex // crypto/tls also writes when it reads: alerts, key updates
+	out []byte
 }
 
 const readAhead = 256 << 10
@@ -97,11 +99,15 @@ func (c *recordConn) Write(p []byte) (int, error) {
 	if !c.gather {
 		return c.Conn.Write(p)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.out = append(c.out, p...)
 	return len(p), nil
 }
 
 func (c *recordConn) flush() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if len(c.out) == 0 {
 		return nil
 	}
@@ -147,15 +153,12 @@ func (c *frameConn) Write(p []byte) (int, error) {
 	return n, c.records.flush()
 }
 
-// Close says goodbye and closes. crypto/tls writes its alert through recordConn,
-// which would hold it back.
+// Close says goodbye, for which a peer that takes nothing has a second, and
+// closes.
 func (c *frameConn) Close() error {
+	_ = c.records.SetWriteDeadline(time.Now().Add(time.Second))
 	err := c.Conn.CloseWrite()
-	if c.mu.TryLock() {
-		_ = c.records.SetWriteDeadline(time.Now().Add(time.Second))
-		_ = c.records.flush()
-		c.mu.Unlock()
-	}
+	_ = c.records.flush()
 	return errors.Join(err, c.records.Conn.Close())
 }
 
