@@ -65,7 +65,9 @@ func (l *lane) recordLocked(n int, r record) {
 
 // placeLocked puts a chunk into what l writes next.
 func (b *Bundle) placeLocked(l *lane, c *chunk) {
-	putDataHeader(c.buf.block, c.s.id, c.off, c.n)
+	if c.writing == 0 { // else a dead lane's writer is not back yet, and the header is there
+		putDataHeader(c.buf.block, c.s.id, c.off, c.n)
+	}
 	l.recordLocked(headroom+c.n, record{s: c.s, kind: kindData, c: c})
 	if c.n <= smallChunk {
 		l.out = append(l.out, c.buf.frame(c.n)...)
