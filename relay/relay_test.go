@@ -34,7 +34,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // running is a relay on this machine and its API.
 type running struct {
-	t     *testing.T
+	t     testing.TB
 	dir   string
 	ready Ready
 	api   *admin.Client
@@ -42,7 +42,7 @@ type running struct {
 	relay *Relay
 }
 
-func startRelay(t *testing.T, drain time.Duration) *running {
+func startRelay(t testing.TB, drain time.Duration) *running {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "relay") // short: it holds a Unix socket
 	if err != nil {
@@ -209,7 +209,7 @@ func (r *running) online(n *testNode, c tunnel.Carrier, store string) {
 }
 
 // echoStore echoes until the end, then ends.
-func echoStore(t *testing.T) string {
+func echoStore(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
