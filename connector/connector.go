@@ -2,11 +2,18 @@ package connector
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
 	"log/slog"
+	"net"
+	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ebbgate/ebbgate/config"
+	"github.com/ebbgate/ebbgate/proxycfg"
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
 // Config is what a [Connector] needs. It is read once and never changed.
@@ -17,7 +24,7 @@ type Config struct {
 	Software string
 	// Environment looks up the variables that name a proxy; nil: os.Getenv.
 	Environment func(string) string
-	// Resolver resolves the names of stores; nil: the system's.
+	// Resolver resolves names of stores; nil: the system's.
 	Resolver Resolver
 	// Ready is called once, when the first session is up; nil: nobody asks. It
 	// must not block.
@@ -37,13 +44,64 @@ type Ready struct {
 	Status  string `json:"status"`  // the path of the status socket
 }
 
-// Connector serves a node's stores.
-type Connector struct{ cfg Config }
+// Connector serves a node's stores. Run it once.
+type Connector struct {
+	cfg         Config
+	logger      *slog.Logger
+	proxy       *proxycfg.Proxy
+	incarnation uint64
+	metrics     *metrics
+	bundles     bundle.Config
+}
 
 // New checks cfg; it does no I/O and starts nothing.
-func New(cfg Config) (*Connector, error) { panic("todo") }
+func New(cfg Config) (*Connector, error) {
+	if cfg.File == nil {
+		return nil, errors.New("connector: no configuration")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Environment == nil {
+		cfg.Environment = os.Getenv
+	}
+	if cfg.Resolver == nil {
+		cfg.Resolver = net.DefaultResolver
+	}
+	proxy, err := newProxy(cfg.File, cfg.Environment, cfg.Logger)
+	if err != nil {
+		return nil, err
+	}
+	var random [8]byte
+	_, _ = rand.Read(random[:]) // never fails
+	c := &Connector{
+		cfg: cfg, logger: cfg.Logger, proxy: proxy,
+		incarnation: binary.BigEndian.Uint64(random[:]),
+		metrics:     newMetrics(cfg.Registry),
+	}
+	c.bundles = bundle.Config{
+		Incarnation: c.incarnation, Pool: bundle.NewPool(bundle.DefaultPoolSize),
+		Logger: cfg.Logger, Metrics: bundle.NewMetrics(cfg.Registry),
+	}
+	return c, nil
+}
 
 // Run serves until ctx ends (nil) or until an error that trying again cannot
 // mend. When ctx ends, every ingress is told that the node stops and all
-// streams are reset, within a second.
-func (c *Connector) Run(ctx context.Context) error { panic("todo") }
+// streams are reset, within a second. It owns the state directory meanwhile.
+func (c *Connector) Run(ctx context.Context) error {
+	dir, err := openStateDir(c.cfg.File.StateDir)
+	if err != nil {
+		return err
+	}
+	defer dir.close()
+	reg, saved, err := dir.loadNode()
+	if err != nil {
+		return err
+	}
+	r, err := newRunning(c, dir, reg, saved)
+	if err != nil {
+		return err
+	}
+	return r.run(ctx)
+}

@@ -80,9 +80,9 @@ func (d *dialer) within(ctx context.Context, st config.Store, timeout time.Durat
 	if len(allowed) == 0 {
 		return nil, refusedAddresses(st, refused)
 	}
-	sock, failures := d.race(ctx, st, interleave(allowed))
+	sock, misses := d.race(ctx, st, interleave(allowed))
 	if sock == nil {
-		return nil, unreached(st, failures, timeout)
+		return nil, unreached(st, misses, timeout)
 	}
 	return sock, nil
 }
@@ -128,15 +128,15 @@ func interleave(list []netip.AddrPort) []netip.AddrPort {
 	return mixed
 }
 
-// failure is why an address was not reached.
-type failure struct {
+// miss is an address that was not reached, and why.
+type miss struct {
 	to  netip.AddrPort
 	err error
 }
 
 // attempt is one address that is being dialled, and what came of it.
 type attempt struct {
-	failure
+	miss
 	stop     context.CancelFunc
 	replaced bool // gave its place up
 	sock     bundle.Socket
@@ -147,7 +147,7 @@ type attempt struct {
 // once, the oldest gives its place up, so that many dead addresses do not hide
 // one that is alive. The first to connect wins; the others are over when race
 // returns.
-func (d *dialer) race(ctx context.Context, st config.Store, list []netip.AddrPort) (bundle.Socket, []failure) {
+func (d *dialer) race(ctx context.Context, st config.Store, list []netip.AddrPort) (bundle.Socket, []miss) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	results := make(chan *attempt, len(list))
@@ -165,7 +165,7 @@ func (d *dialer) race(ctx context.Context, st config.Store, list []netip.AddrPor
 	if connect == nil {
 		connect = d.connectTCP
 	}
-	var failures []failure
+	var misses []miss
 	var running []*attempt // oldest first
 	next := time.NewTimer(0)
 	defer next.Stop()
@@ -176,7 +176,7 @@ func (d *dialer) race(ctx context.Context, st config.Store, list []netip.AddrPor
 				return r.sock, nil
 			}
 			running = slices.DeleteFunc(running, func(a *attempt) bool { return a == r })
-			failures = append(failures, r.failure)
+			misses = append(misses, r.miss)
 			if !r.replaced {
 				next.Reset(0)
 			}
@@ -190,7 +190,7 @@ func (d *dialer) race(ctx context.Context, st config.Store, list []netip.AddrPor
 				running[0].stop()
 			}
 			one, stop := context.WithCancel(ctx)
-			a := &attempt{failure: failure{to: list[0]}, stop: stop}
+			a := &attempt{miss: miss{to: list[0]}, stop: stop}
 			list, running = list[1:], append(running, a)
 			wg.Go(func() {
 				defer stop()
@@ -200,7 +200,7 @@ func (d *dialer) race(ctx context.Context, st config.Store, list []netip.AddrPor
 			next.Reset(attemptDelay)
 		}
 		if len(list) == 0 && len(running) == 0 {
-			return nil, failures
+			return nil, misses
 		}
 	}
 }

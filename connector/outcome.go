@@ -89,10 +89,10 @@ func policyAdvice(classes []config.Special) string {
 // unreached is a store of which no address answered. Where addresses failed in
 // different ways, the one that says most names the outcome: a machine that
 // refused is there, one that was silent may be.
-func unreached(st config.Store, failures []failure, timeout time.Duration) *Error {
+func unreached(st config.Store, misses []miss, timeout time.Duration) *Error {
 	by := make(map[string]error)
 	var shown []string
-	for _, f := range failures {
+	for _, f := range misses {
 		code, seen := connectOutcome(f.err)
 		if _, ok := by[code]; !ok {
 			by[code] = f.err
@@ -101,7 +101,7 @@ func unreached(st config.Store, failures []failure, timeout time.Duration) *Erro
 			shown = append(shown, fmt.Sprintf("%s %s", f.to, seen))
 		}
 	}
-	list := strings.Join(shown, ", ") + more(len(failures))
+	list := strings.Join(shown, ", ") + more(len(misses))
 	switch {
 	case by[codeBusy] != nil:
 		return &Error{
@@ -112,7 +112,7 @@ func unreached(st config.Store, failures []failure, timeout time.Duration) *Erro
 	case by[codeRefused] != nil:
 		return storeError(codeRefused, by[codeRefused], "see whether the store runs and listens on that port, and whether a firewall in front of it rejects the node",
 			"store %s (%s): %s", st.Name, address(st), list)
-	case len(failures) == 0 || by[codeTimeout] != nil:
+	case len(misses) == 0 || by[codeTimeout] != nil:
 		if list == "" {
 			list = address(st) + " did not answer"
 		}

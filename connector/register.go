@@ -1,12 +1,24 @@
 package connector
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"time"
 
+	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/config"
+	"github.com/ebbgate/ebbgate/tunnel"
 )
 
 // Options is what `connector register` was asked to do.
@@ -42,8 +54,191 @@ type Registered struct {
 	CertificateExpires time.Time `json:"certificate_expires"`
 }
 
+// identityRoom is what the files of a registration need at most, in bytes.
+const identityRoom = 64 << 10
+
 // Register makes a node of this machine: it proves the key to the relay, over
 // any carrier and through the configured proxy, and writes the registration
 // and the identity into the state directory. Nothing is written unless all went
 // well, and nothing is ever registered over.
-func Register(ctx context.Context, opt Options) (*Registered, error) { panic("todo") }
+func Register(ctx context.Context, opt Options) (*Registered, error) {
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	name, err := nodeName(opt.Name)
+	if err != nil {
+		return nil, err
+	}
+	to, err := opt.endpoint()
+	if err != nil {
+		return nil, err
+	}
+	if err := unregistered(opt.File.StateDir); err != nil {
+		return nil, err
+	}
+	key, err := readKey(opt.KeyFile, opt.Stdin)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := openStateDir(opt.File.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.close()
+	if err := unregistered(dir.path); err != nil { // nobody else can change that any more
+		return nil, err
+	}
+	// A node that exists at the relay and was lost here would block its name.
+	if err := dir.probe(identityRoom); err != nil {
+		return nil, err
+	}
+	saved, reg, carrier, err := opt.enrol(ctx, dir, to, name, key)
+	if err != nil {
+		return nil, err
+	}
+	if err := dir.saveNode(reg, saved); err != nil {
+		e := saveError(dir.path, err)
+		e.advice = fmt.Sprintf("make room there, and register again under another --name: the relay has a node %s now, whose key could not be kept", name)
+		return nil, e
+	}
+	id, err := savedIdentity(saved)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(saved.Chain[0])
+	if err != nil {
+		return nil, fmt.Errorf("connector: register: %w", err)
+	}
+	return &Registered{
+		Identity: id.String(), Tenant: id.Tenant, Gateway: id.Gateway, Node: id.Name,
+		Relay: hostPort(reg.endpoint(nil)), Carrier: string(carrier), StateDir: dir.path, CertificateExpires: leaf.NotAfter,
+	}, nil
+}
+
+// endpoint is where to register. QUIC is tried at the port of TLS where nothing
+// else is said: that is how relays listen.
+func (o *Options) endpoint() (config.Endpoint, error) {
+	given := o.Relay
+	if given == nil {
+		given = o.File.Relay
+	}
+	if given == nil || given.Host == "" {
+		return config.Endpoint{}, failure("relay-missing", "config", nil, "say where the relay is: --relay HOST[:PORT]", "no relay is given")
+	}
+	e := *given
+	e.TLS = cmp.Or(e.TLS, defaultPort)
+	e.QUIC = cmp.Or(e.QUIC, e.TLS)
+	return e, nil
+}
+
+// unregistered is nil where there is no registration yet.
+func unregistered(dir string) error {
+	raw, err := os.ReadFile(filepath.Join(dir, fileRegistration))
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(filepath.Join(dir, certs.IdentityFile)); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	who := "a node"
+	if r, err := parseRegistration(raw); err == nil {
+		who = fmt.Sprintf("%s at the relay %s", r.Identity, hostPort(r.endpoint(nil)))
+	}
+	return failure("already-registered", "registration", nil,
+		fmt.Sprintf("run it: ebbgate connector run. To make another node of it, stop the connector, remove %s and register under a new --name", dir),
+		"this machine is registered already, as %s (%s)", who, filepath.Join(dir, fileRegistration))
+}
+
+// enrol trades the key for an identity.
+func (o *Options) enrol(ctx context.Context, dir *stateDir, to config.Endpoint, name string, key certs.Key) (*certs.Saved, *registration, tunnel.Carrier, error) {
+	proxy, err := newProxy(o.File, o.Environment, o.Logger)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	way := newWay(o.File, to, proxy, newCarrierMemory(dir, o.Logger), func() *tls.Config {
+		return certs.PinnedConfig(key.Pin, []string{tunnel.ALPN}, nil)
+	}, o.Logger)
+	link, err := way.Dial(ctx)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	relay, carrier := peerOf(link), link.Carrier()
+	private, err := certs.GenerateKey()
+	if err != nil {
+		_ = link.Close("failed")
+		return nil, nil, "", fmt.Errorf("connector: register: %w", err)
+	}
+	o.Logger.Info("registering", "relay", hostPort(to), "carrier", carrier, "name", name)
+	answer, err := tunnel.EnrolOver(ctx, link, private, tunnel.Enrol{Kind: tunnel.EnrolNode, GatewayID: key.GatewayID, Secret: key.Secret, Name: name}, o.Software)
+	if err != nil {
+		return nil, nil, "", sessionError(err)
+	}
+	saved := &certs.Saved{Key: private, Chain: answer.Chain, Roots: answer.Roots, Counter: answer.Counter}
+	if err := checkEnrolled(saved, answer, relay, name, key.Pin); err != nil {
+		return nil, nil, "", failure("enrolment-invalid", "registration", err, "use the same version at both ends", "the relay's answer cannot be used: %v", err)
+	}
+	reg := &registration{
+		Version: registrationVersion, Identity: answer.Identity, Relay: to.Host,
+		TLS: to.TLS, QUIC: answer.Ports.QUIC, Registered: time.Now().UTC().Truncate(time.Second),
+	}
+	// A port that worked, or that a person gave, is right from here; the others
+	// are as the relay says.
+	given := o.Relay
+	if given == nil {
+		given = o.File.Relay
+	}
+	if carrier != tunnel.TLS && given.TLS == 0 {
+		reg.TLS = cmp.Or(answer.Ports.TLS, to.TLS)
+	}
+	if carrier == tunnel.QUIC || given.QUIC != 0 {
+		reg.QUIC = to.QUIC
+	}
+	return saved, reg, carrier, nil
+}
+
+// peerOf is the identity at the other end of a link.
+func peerOf(link tunnel.Link) certs.Identity {
+	id, _ := certs.PeerIdentity(link.ConnectionState())
+	return id
+}
+
+// checkEnrolled checks that the answer is what was asked for.
+func checkEnrolled(saved *certs.Saved, answer *tunnel.Enrolled, relay certs.Identity, name string, pin certs.Pin) error {
+	trust, err := saved.Trust()
+	if err != nil {
+		return err
+	}
+	id, err := savedIdentity(saved)
+	switch {
+	case err != nil:
+		return err
+	case id.Role != certs.RoleNode || id.Name != name || id.TrustDomain != relay.TrustDomain:
+		return fmt.Errorf("it is a certificate of %s", id)
+	case id.String() != answer.Identity:
+		return fmt.Errorf("it is for %.200q, with a certificate of %s", answer.Identity, id)
+	}
+	for _, root := range trust.Roots {
+		if certs.PinOf(root) == pin {
+			return nil
+		}
+	}
+	return errors.New("the CA that the key names is not among those to believe")
+}
+
+// saveNode writes a new node, all of it or nothing.
+func (d *stateDir) saveNode(reg *registration, saved *certs.Saved) error {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetIndent("", "  ")
+	if err := e.Encode(reg); err != nil {
+		return err
+	}
+	if err := certs.SaveIdentity(d.path, saved); err != nil {
+		return err
+	}
+	if err := d.replace(fileRegistration, b.Bytes()); err != nil {
+		_ = d.remove(certs.IdentityFile)
+		_ = d.remove(fileRegistration)
+		return err
+	}
+	return nil
+}

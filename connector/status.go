@@ -1,29 +1,45 @@
 package connector
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
 	"time"
 )
 
 // Report is how a running connector is.
 type Report struct {
-	Node               string          `json:"node"`
-	Incarnation        string          `json:"incarnation"`
-	Software           string          `json:"software"`
-	Since              time.Time       `json:"since"`
-	Online             bool            `json:"online"`
-	Relay              string          `json:"relay"`
-	Sessions           []SessionReport `json:"sessions"`
-	Carrier            string          `json:"carrier"`
-	Proxy              string          `json:"proxy"`
-	ProxyAuth          string          `json:"proxy_auth"`
-	ProxyRefused       bool            `json:"proxy_refused"`
-	RTTMillis          float64         `json:"rtt_ms"`
-	CertificateExpires time.Time       `json:"certificate_expires"`
-	Stores             []StoreReport   `json:"stores"`
-	Runs               int             `json:"runs"`
-	Streams            int             `json:"streams"`
-	LastError          *Failure        `json:"last_error,omitempty"`
+	Node        string    `json:"node"` // its identity
+	Incarnation string    `json:"incarnation"`
+	Software    string    `json:"software"`
+	Since       time.Time `json:"since"`
+	// Online is true while a control session is up.
+	Online       bool            `json:"online"`
+	Relay        string          `json:"relay"` // host:port
+	Sessions     []SessionReport `json:"sessions"`
+	Carrier      string          `json:"carrier"` // of the control session
+	Proxy        string          `json:"proxy"`   // host:port; empty: none
+	ProxyAuth    string          `json:"proxy_auth"`
+	ProxyRefused bool            `json:"proxy_refused"`
+	RTTMillis    float64         `json:"rtt_ms"`
+	// CertificateExpires is the end of the certificate that is used.
+	CertificateExpires time.Time `json:"certificate_expires"`
+	// CertificateUnsaved is true while it could not be written to disk.
+	CertificateUnsaved bool          `json:"certificate_unsaved,omitempty"`
+	Stores             []StoreReport `json:"stores"`
+	Runs               int           `json:"runs"`
+	Streams            int           `json:"streams"`
+	// LastError is what went wrong last, also if it is over.
+	LastError *Failure `json:"last_error,omitempty"`
 }
 
 // SessionReport is one session that is up.
@@ -42,7 +58,7 @@ type StoreReport struct {
 	Address string `json:"address"`
 }
 
-// Failure is what went wrong last.
+// Failure is what went wrong, for people and programs.
 type Failure struct {
 	Time    time.Time `json:"time"`
 	Code    string    `json:"code"`
@@ -51,5 +67,120 @@ type Failure struct {
 	Advice  string    `json:"advice"`
 }
 
-// Status asks the connector that runs on stateDir.
-func Status(ctx context.Context, stateDir string) (*Report, error) { panic("todo") }
+// failureOf describes an error. One that names no hop is the node's own.
+func failureOf(err error, now time.Time) *Failure {
+	f := &Failure{Time: now, Code: "internal", Hop: "node", Message: err.Error()}
+	var s spoken
+	if errors.As(err, &s) {
+		f.Code, f.Hop, f.Message, f.Advice = s.Code(), s.Hop(), s.Error(), s.Advice()
+	}
+	return f
+}
+
+// The socket speaks lines: a question, and the answer as one line of JSON. It is
+// reachable for the connector's own user alone.
+const (
+	questionStatus = "status"
+	maxQuestion    = 64      // bytes
+	maxAnswer      = 1 << 20 // bytes
+	statusTimeout  = 5 * time.Second
+	maxAsking      = 16 // at once
+)
+
+// statusServer answers on the status socket.
+type statusServer struct {
+	report func() *Report
+	logger *slog.Logger
+}
+
+// listenStatus makes the socket in place of one that a dead connector left; the
+// caller holds the directory's lock.
+func listenStatus(dir string) (net.Listener, error) {
+	path := filepath.Join(dir, fileStatus)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("connector: status: %w", err)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("connector: status: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		_ = ln.Close()
+		return nil, fmt.Errorf("connector: status: %w", err)
+	}
+	return ln, nil
+}
+
+// run serves ln until ctx ends, and closes it.
+func (s *statusServer) run(ctx context.Context, ln net.Listener) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer context.AfterFunc(ctx, func() { _ = ln.Close() })()
+	defer ln.Close()
+	asking := make(chan struct{}, maxAsking)
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			s.logger.Warn("status socket", "error", err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Second): // out of descriptors, most likely
+			}
+			continue
+		}
+		select {
+		case asking <- struct{}{}:
+			wg.Go(func() {
+				defer func() { <-asking }()
+				s.answer(ctx, conn)
+			})
+		default:
+			_ = conn.Close()
+		}
+	}
+}
+
+func (s *statusServer) answer(ctx context.Context, conn net.Conn) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	_ = conn.SetDeadline(time.Now().Add(statusTimeout))
+	question, err := bufio.NewReader(io.LimitReader(conn, maxQuestion)).ReadString('\n')
+	if err != nil {
+		return
+	}
+	if question != questionStatus+"\n" {
+		_, _ = io.WriteString(conn, "{}\n")
+		return
+	}
+	_ = json.NewEncoder(conn).Encode(s.report())
+}
+
+// Status asks the connector that runs on stateDir how it is.
+func Status(ctx context.Context, stateDir string) (*Report, error) {
+	path := filepath.Join(stateDir, fileStatus)
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, failure("status-unavailable", "config", err, "ask as the user that the connector runs as, or as root", "this user may not ask the connector at %s", path)
+	case err != nil:
+		return nil, failure("connector-not-running", "node", err, "start it: ebbgate connector run --config connector.yaml; is state_dir the one that it uses?",
+			"no connector runs on the state directory %s", stateDir)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	_ = conn.SetDeadline(time.Now().Add(statusTimeout))
+	r := new(Report)
+	_, err = io.WriteString(conn, questionStatus+"\n")
+	if err == nil {
+		err = json.NewDecoder(io.LimitReader(conn, maxAnswer)).Decode(r)
+	}
+	if err != nil {
+		return nil, failure("status-unavailable", "node", err, "try again; if it stays so, restart the connector", "the connector on %s does not answer: %v", stateDir, err)
+	}
+	return r, nil
+}

@@ -1,0 +1,35 @@
+package connector
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// metrics counts what a connector does.
+type metrics struct {
+	dials       *prometheus.CounterVec // by outcome
+	dialSeconds prometheus.Histogram
+	sessions    *prometheus.GaugeVec   // by role
+	renewals    *prometheus.CounterVec // by result
+}
+
+// newMetrics makes the counters and registers them; with nil they count
+// unregistered.
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		dials: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ebbgate_connector_dials_total", Help: "Dials of stores, by outcome: ok or the code of the refusal.",
+		}, []string{"outcome"}),
+		dialSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "ebbgate_connector_dial_seconds", Help: "Time from a stream's request to the store's answer.",
+			Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3, 10},
+		}),
+		sessions: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "ebbgate_connector_sessions", Help: "Sessions that are up, by role.",
+		}, []string{"role"}),
+		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ebbgate_connector_renewals_total", Help: "Renewals of the node's certificate, by result.",
+		}, []string{"result"}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.dials, m.dialSeconds, m.sessions, m.renewals)
+	}
+	return m
+}

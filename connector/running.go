@@ -1,0 +1,155 @@
+package connector
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ebbgate/ebbgate/certs"
+	"github.com/ebbgate/ebbgate/certs/grant"
+	"github.com/ebbgate/ebbgate/config"
+	"github.com/ebbgate/ebbgate/tunnel"
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
+)
+
+// running is a connector between its start and its end.
+type running struct {
+	// static after construction
+	*Connector
+	dir    *stateDir
+	to     config.Endpoint
+	id     *identity
+	clock  *clock
+	way    *tunnel.Dialer // with the node's certificate
+	back   *tunnel.Dialer // without one
+	guards *guards
+	gate   *gate
+	node   *bundle.Node
+	since  time.Time
+
+	// each guards itself
+	sessions *sessions
+	health   health
+	ready    sync.Once
+	looked   chan struct{} // closed once the relay and the proxy were resolved, or not
+	renewed  chan struct{} // a certificate waits to be saved
+
+	mu sync.Mutex
+	// guarded by mu
+	last      *Failure  // what went wrong last
+	notBefore time.Time // of the next attempt, as the relay asked
+}
+
+func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Saved) (*running, error) {
+	clk := new(clock)
+	id, err := newIdentity(saved, clk)
+	if err != nil {
+		return nil, dir.corrupt(certs.IdentityFile, err)
+	}
+	r := &running{
+		Connector: c, dir: dir, to: reg.endpoint(c.cfg.File.Relay), id: id, clock: clk, guards: new(guards),
+		since: time.Now().UTC(), sessions: newSessions(), looked: make(chan struct{}), renewed: make(chan struct{}, 1),
+	}
+	memory := newCarrierMemory(dir, c.logger)
+	r.way = newWay(c.cfg.File, r.to, c.proxy, memory, id.sessionTLS, c.logger)
+	r.back = newWay(c.cfg.File, r.to, c.proxy, memory, id.returnTLS, c.logger)
+	r.gate = &gate{
+		self: id.name, verifier: grant.NewVerifier(id.name, id.trust), stores: make(map[string]config.Store),
+		dialer: &dialer{resolver: c.cfg.Resolver, guards: r.guards}, looked: r.looked,
+		now: clk.now, runs: newRuns(), metrics: c.metrics, logger: c.logger,
+	}
+	for _, st := range c.cfg.File.Stores {
+		r.gate.stores[st.Name] = st
+	}
+	r.node = bundle.NewNode(c.bundles, r.gate.open)
+	return r, nil
+}
+
+// stopTimeout bounds how long the orderly end may take.
+const stopTimeout = time.Second
+
+// run serves until ctx ends or until a session fails for good.
+func (r *running) run(ctx context.Context) error {
+	log := r.logger.With("node", r.id.name.String())
+	log.Info("connector starts", "relay", hostPort(r.to), "incarnation", r.incarnationText(), "stores", len(r.gate.stores), "certificate_expires", r.id.expires())
+	// serving outlives ctx: ingresses are told over sessions that still stand.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, broken := errgroup.WithContext(serving)
+	group.Go(func() error { return r.serveStatus(broken) })
+	group.Go(func() error { return r.watch(broken) })
+	group.Go(func() error { return r.renew(broken) })
+	group.Go(func() error { return r.keepControl(broken) })
+	group.Go(func() error { return r.keepBulk(broken) })
+	select {
+	case <-ctx.Done():
+		log.Info("connector stops", "streams", r.node.Streams())
+	case <-broken.Done():
+	}
+	r.node.Close(bundle.CodeNodeStopped)
+	stop()
+	return group.Wait()
+}
+
+func (r *running) incarnationText() string { return strconv.FormatUint(r.incarnation, 16) }
+
+// note remembers a failure for the status.
+func (r *running) note(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = failureOf(err, time.Now().UTC())
+}
+
+// serveStatus answers on the status socket. Without it the connector does its
+// work all the same.
+func (r *running) serveStatus(ctx context.Context) error {
+	ln, err := listenStatus(r.dir.path)
+	if err != nil {
+		r.logger.Warn("there is no status socket: ebbgate connector status will not work", "error", err)
+		return nil
+	}
+	(&statusServer{report: r.report, logger: r.logger}).run(ctx, ln)
+	return nil
+}
+
+// report is the answer to a question for the status.
+func (r *running) report() *Report {
+	proxy := r.proxy.Status()
+	_, unsaved := r.id.current()
+	rep := &Report{
+		Node: r.id.name.String(), Incarnation: r.incarnationText(), Software: r.cfg.Software, Since: r.since,
+		Relay: hostPort(r.to), Sessions: []SessionReport{}, Stores: []StoreReport{},
+		Proxy: proxy.Proxy, ProxyAuth: string(proxy.Auth), ProxyRefused: proxy.Refused,
+		CertificateExpires: r.id.expires(), CertificateUnsaved: unsaved,
+		Runs: r.gate.runs.active(), Streams: r.node.Streams(),
+	}
+	for _, e := range r.sessions.all() {
+		s := SessionReport{
+			Role: e.role, Carrier: string(e.session.Link().Carrier()), Relay: e.relay, Remote: e.session.Link().RemoteAddr().String(),
+			Since: e.since, RTTMillis: millis(e.session.RTT()),
+		}
+		rep.Sessions = append(rep.Sessions, s)
+		if e.role == tunnel.RoleControl {
+			rep.Online, rep.Carrier, rep.RTTMillis = true, s.Carrier, s.RTTMillis
+		}
+	}
+	for _, st := range r.cfg.File.Stores {
+		rep.Stores = append(rep.Stores, StoreReport{st.Name, address(st)})
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rep.LastError = r.last
+	return rep
+}
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// attrs are what a log says about a failure.
+func attrs(err error) []any {
+	f := failureOf(err, time.Time{})
+	return []any{slog.String("code", f.Code), slog.String("hop", f.Hop), slog.String("error", f.Message), slog.String("advice", f.Advice)}
+}

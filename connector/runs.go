@@ -1,0 +1,80 @@
+package connector
+
+import (
+	"sync"
+	"time"
+
+	"github.com/ebbgate/ebbgate/certs/grant"
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
+)
+
+// runs knows which streams belong to which run, and which jobs were revoked.
+type runs struct {
+	mu sync.Mutex
+	// guarded by mu
+	streams map[streamKey]runKey
+	count   map[runKey]int
+	revoked map[string]time.Time // by job: grants that expire no later are void
+}
+
+// streamKey names a stream: its UUID is the ingress' choice.
+type streamKey struct {
+	peer string
+	uuid [16]byte
+}
+
+type runKey struct{ job, run string }
+
+func newRuns() *runs {
+	return &runs{streams: make(map[streamKey]runKey), count: make(map[runKey]int), revoked: make(map[string]time.Time)}
+}
+
+// enter counts a stream in, until leave is called.
+func (r *runs) enter(key streamKey, g grant.Grant) (leave func(), err error) {
+	run := runKey{g.Job, g.Run}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if until, ok := r.revoked[g.Job]; ok && !g.Expires.After(until) {
+		return nil, &bundle.RefusedError{Reason: bundle.CodeRevoked, Text: "job " + g.Job + " was revoked"}
+	}
+	if _, ok := r.streams[key]; ok {
+		return nil, &bundle.RefusedError{Reason: bundle.CodeProtocol, Text: "a stream of this name is open"}
+	}
+	r.streams[key] = run
+	r.count[run]++
+	return sync.OnceFunc(func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.streams, key)
+		if r.count[run]--; r.count[run] == 0 {
+			delete(r.count, run)
+		}
+	}), nil
+}
+
+// revoke voids the grants that a job has at now.
+func (r *runs) revoke(job string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for j, until := range r.revoked {
+		if until.Before(now) {
+			delete(r.revoked, j)
+		}
+	}
+	r.revoked[job] = now.Add(grant.MaxLife)
+}
+
+// of tells whether a stream is a job's.
+func (r *runs) of(job string, key streamKey) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	run, ok := r.streams[key]
+	return ok && run.job == job
+}
+
+// active is how many runs have a stream now.
+func (r *runs) active() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.count)
+}

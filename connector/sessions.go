@@ -1,0 +1,307 @@
+package connector
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ebbgate/ebbgate/tunnel"
+)
+
+// sessions are those that are up.
+type sessions struct {
+	mu sync.Mutex
+	// guarded by mu
+	list    []*entry // oldest first
+	changed chan struct{}
+}
+
+// entry is one session that is up.
+type entry struct {
+	session *tunnel.Session
+	role    string
+	relay   string // identity
+	since   time.Time
+}
+
+func newSessions() *sessions { return &sessions{changed: make(chan struct{})} }
+
+func (s *sessions) add(e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, e)
+	s.changedLocked()
+}
+
+func (s *sessions) remove(e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = slices.DeleteFunc(s.list, func(o *entry) bool { return o == e })
+	s.changedLocked()
+}
+
+func (s *sessions) changedLocked() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *sessions) all() []*entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.list)
+}
+
+// control is the newest control session, or nil; changed is closed at the next
+// change.
+func (s *sessions) control() (session *tunnel.Session, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.list {
+		if e.role == tunnel.RoleControl {
+			session = e.session
+		}
+	}
+	return session, s.changed
+}
+
+// finalCodes are refusals that trying again cannot mend.
+var finalCodes = []string{"node-unknown", "node-revoked", "identity-locked"}
+
+func final(err error) bool {
+	var s spoken
+	return errors.As(err, &s) && slices.Contains(finalCodes, s.Code())
+}
+
+// errBusy is a better carrier that came while streams were open. They would be
+// reset: they do not outlive the session that carries them, yet.
+var errBusy = errors.New("connector: streams are open, the carrier stays")
+
+// keepControl keeps the control session up, on the best carrier.
+func (r *running) keepControl(ctx context.Context) error {
+	k := &tunnel.Keeper{
+		Dial: r.dial,
+		Better: func(ctx context.Context, current tunnel.Carrier) (tunnel.Link, error) {
+			if r.node.Streams() > 0 {
+				return nil, nil
+			}
+			return r.way.Better(ctx, current)
+		},
+		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
+			return r.serve(ctx, link, tunnel.RoleControl, up)
+		},
+		Final: final, Failed: r.failed, Logger: r.logger,
+	}
+	return k.Run(ctx)
+}
+
+// keepBulk keeps the bulk session up while the control session is on TCP: bulk
+// and control never share a TCP connection.
+func (r *running) keepBulk(ctx context.Context) error {
+	for ctx.Err() == nil {
+		control, changed := r.sessions.control()
+		if control == nil || control.Link().Carrier() == tunnel.QUIC {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if err := r.keepBulkOnTCP(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepBulkOnTCP keeps it up until the control session went to QUIC.
+func (r *running) keepBulkOnTCP(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	k := &tunnel.Keeper{
+		Dial: func(ctx context.Context) (tunnel.Link, error) {
+			if err := r.patient(ctx); err != nil {
+				return nil, err
+			}
+			return r.way.DialCarrier(ctx, tunnel.TLS)
+		},
+		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
+			return r.serve(ctx, link, tunnel.RoleBulk, up)
+		},
+		Final: final, Failed: r.failed, Logger: r.logger,
+	}
+	over := make(chan error, 1)
+	go func() { over <- k.Run(ctx) }()
+	for {
+		control, changed := r.sessions.control()
+		if control != nil && control.Link().Carrier() == tunnel.QUIC {
+			cancel()
+			return <-over
+		}
+		select {
+		case err := <-over:
+			return err
+		case <-changed:
+		}
+	}
+}
+
+// maxPatience bounds how long a relay may send us away.
+const maxPatience = 5 * time.Minute
+
+// patient waits until the relay wants us back.
+func (r *running) patient(ctx context.Context) error {
+	r.mu.Lock()
+	wait := time.Until(r.notBefore)
+	r.mu.Unlock()
+	if wait <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// sentAway remembers when the relay that stops wants us back.
+func (r *running) sentAway(d tunnel.Drain) {
+	wait := min(time.Duration(d.ReconnectAfterMS)*time.Millisecond, maxPatience)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.notBefore = time.Now().Add(wait)
+}
+
+// failed is told each failure of a session or of an attempt.
+func (r *running) failed(err error, wait time.Duration) {
+	r.note(err)
+	r.logger.Warn("no session", append(attrs(err), "again_in", wait.Round(time.Millisecond))...)
+}
+
+// dial makes a link for the control session. A node whose certificate expired
+// gets a new one first.
+func (r *running) dial(ctx context.Context) (tunnel.Link, error) {
+	if err := r.patient(ctx); err != nil {
+		return nil, err
+	}
+	if r.id.expired() {
+		if err := r.comeBack(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return r.way.Dial(ctx)
+}
+
+// serve runs a session over a link until it is over.
+func (r *running) serve(ctx context.Context, link tunnel.Link, role string, up func()) error {
+	s := tunnel.NewSession(link, tunnel.SessionConfig{
+		Initiator: true, Hello: r.hello(role), Handle: r.handle, Lane: r.lane, Logger: r.logger,
+	})
+	start := time.Now()
+	hello, err := s.Start(ctx)
+	if err != nil {
+		return sessionError(err)
+	}
+	if offset := r.clock.set(hello.Time, start); offset.Abs() > time.Minute {
+		r.logger.Warn("the clocks differ: the relay's is assumed to be right", "relay_minus_here", offset.Round(time.Second))
+	}
+	previous, _ := r.sessions.control()
+	if role == tunnel.RoleControl && previous != nil && r.node.Streams() > 0 {
+		_ = s.Close("streams are open")
+		return errBusy
+	}
+	e := &entry{session: s, role: role, relay: peerOf(link).String(), since: time.Now().UTC()}
+	r.guardLink(link)
+	r.sessions.add(e)
+	gauge := r.metrics.sessions.WithLabelValues(role)
+	gauge.Inc()
+	r.logger.Info("session", "role", role, "carrier", link.Carrier(), "relay", e.relay, "remote", link.RemoteAddr().String(), "proxy", r.proxy.Status().Proxy)
+	up()
+	inner, cancel := context.WithCancel(ctx)
+	var beats sync.WaitGroup
+	if role == tunnel.RoleControl {
+		r.tellReady(link)
+		beats.Go(func() { r.beat(inner, s, hello) })
+	}
+	err = s.Run(ctx)
+	cancel()
+	r.sessions.remove(e)
+	gauge.Dec()
+	beats.Wait()
+	if d, ok := s.Draining(); ok {
+		r.sentAway(d)
+	}
+	return sessionError(err)
+}
+
+// hello is what this node says first.
+func (r *running) hello(role string) tunnel.Hello {
+	h := tunnel.Hello{Role: role, Incarnation: r.incarnationText(), Software: r.cfg.Software}
+	if role == tunnel.RoleControl {
+		for _, st := range r.cfg.File.Stores {
+			h.Stores = append(h.Stores, tunnel.StoreInfo{Name: st.Name, Port: st.Port})
+		}
+	}
+	return h
+}
+
+func (r *running) tellReady(link tunnel.Link) {
+	r.ready.Do(func() {
+		if r.cfg.Ready != nil {
+			r.cfg.Ready(Ready{
+				Node: r.id.name.String(), Relay: hostPort(r.to), Carrier: string(link.Carrier()),
+				Proxy: r.proxy.Status().Proxy, Status: r.dir.file(fileStatus),
+			})
+		}
+	})
+}
+
+// sessionError puts the end of a session into words where it has none.
+func sessionError(err error) error {
+	var s spoken
+	var over *tunnel.LinkError
+	switch {
+	case err == nil || errors.As(err, &s) && s.Hop() != "":
+		return err
+	case errors.As(err, &over) && !over.Local:
+		return failure("session-lost", "relay", err, "the connector tries again by itself; if it stays so, look at the relay's log and at what is between here and the relay",
+			"the relay, or something in between, ended the connection: %s", over.Reason)
+	}
+	return failure("session-lost", "relay", err, "the connector tries again by itself; if it stays so, look at the relay's log and at what is between here and the relay",
+		"the session with the relay ended: %v", err)
+}
+
+// beatEvery is how often a node reports to a relay that does not say.
+const beatEvery = 15 * time.Second
+
+// beat reports how this node is until ctx ends.
+func (r *running) beat(ctx context.Context, s *tunnel.Session, hello tunnel.Hello) {
+	every := beatEvery
+	if n := hello.HeartbeatSeconds; n > 0 && n <= 3600 {
+		every = time.Duration(n) * time.Second
+	}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		if err := s.Notify(tunnel.TypeHeartbeat, r.heartbeat(ctx)); err != nil {
+			return // the session is over
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (r *running) heartbeat(ctx context.Context) tunnel.Heartbeat {
+	l := r.health.look(ctx)
+	return tunnel.Heartbeat{
+		CPUPercent: l.cpuPercent, MemoryAvailable: l.memoryAvailable, NetworkIn: l.networkIn, NetworkOut: l.networkOut,
+		Runs: r.gate.runs.active(), Streams: r.node.Streams(), Proxy: r.proxy.Status().Proxy,
+	}
+}

@@ -1,0 +1,39 @@
+//go:build unix
+
+package connector
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// errLocked is a lock that another process holds.
+const errLocked = unix.EWOULDBLOCK
+
+// lockFile locks f until it is closed or the process ends.
+func lockFile(f *os.File) error {
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+}
+
+// makePrivate keeps group and others out of a directory.
+func makePrivate(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() && info.Mode().Perm()&0o077 == 0 {
+		return nil
+	}
+	return os.Chmod(path, 0o700)
+}
+
+// syncDir makes a rename in a directory outlive a crash.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
