@@ -32,6 +32,8 @@ type testBroker struct {
 	asked  int
 	lanes  int
 	tokens []string
+
+	preferred []string // the nodes that the client would like
 }
 
 // testNode is a node that dials one store.
@@ -101,24 +103,28 @@ func (n *testNode) cut() {
 	n.lanes = nil
 }
 
-func (b *testBroker) grant(_ context.Context, t Target) (*grant, error) {
+func (b *testBroker) grant(_ context.Context, t Target, node string, lanes int) (*grant, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.asked++
+	b.preferred = append(b.preferred, node)
 	if len(b.refuse) > 0 {
 		err := b.refuse[0]
 		b.refuse = b.refuse[1:]
 		return nil, err
 	}
-	token := fmt.Sprintf("lane-%d", b.asked)
-	b.tokens = append(b.tokens, token)
+	var tokens []string
+	for i := range lanes {
+		tokens = append(tokens, fmt.Sprintf("lane-%d-%d", b.asked, i))
+	}
+	b.tokens = append(b.tokens, tokens...)
 	return &grant{
 		text: fmt.Sprintf("%s via %s #%d", t, b.node, b.asked), node: b.node,
-		fetched: time.Now(), expires: time.Now().Add(b.life), tokens: []string{token},
+		fetched: time.Now(), expires: time.Now().Add(b.life), tokens: tokens,
 	}, nil
 }
 
-func (b *testBroker) lane(ctx context.Context, node, token string) (net.Conn, bundle.LaneInfo, error) {
+func (b *testBroker) lane(ctx context.Context, node, token string, express bool) (net.Conn, bundle.LaneInfo, error) {
 	b.mu.Lock()
 	n := b.nodes[node]
 	i := slices.Index(b.tokens, token)
@@ -128,7 +134,7 @@ func (b *testBroker) lane(ctx context.Context, node, token string) (net.Conn, bu
 	b.lanes++
 	b.mu.Unlock()
 	if i < 0 || n == nil {
-		return nil, bundle.LaneInfo{}, codedError("lane-token-unknown")
+		return nil, bundle.LaneInfo{}, codedError("lane-lost")
 	}
 	near, far := net.Pipe()
 	info := bundle.LaneInfo{Carrier: "pipe", Local: "job", Peer: node, Exporter: make([]byte, 32)}
@@ -145,6 +151,15 @@ func (b *testBroker) counts() (asked, lanes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.asked, b.lanes
+}
+
+// awaitLanes waits until so many lanes were ever opened.
+func (b *testBroker) awaitLanes(n int) {
+	b.t.Helper()
+	until(b.t, fmt.Sprintf("%d lanes", n), func() bool {
+		_, lanes := b.counts()
+		return lanes >= n
+	})
 }
 
 func testPool(t *testing.T, b broker) *pool {

@@ -2,37 +2,177 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
 
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ebbgate/ebbgate/certs"
+	"github.com/ebbgate/ebbgate/proxycfg"
+	"github.com/ebbgate/ebbgate/tunnel"
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
-// Config is what a [Client] needs to know. The command fills it from flags and
-// environment (EBBGATE_RELAY, EBBGATE_JOB_TOKEN_FILE).
+const (
+	// DefaultConnectTimeout is how long Run tries before it was ever connected.
+	DefaultConnectTimeout = 30 * time.Second
+	defaultPort           = 443
+	maxTokenFile          = 4 << 10 // bytes
+	maxRun                = 128     // characters
+)
+
+// Config is what a [Client] needs to know. It is read once.
 type Config struct {
-	// Relay is host[:tls-port] of the relay; the port is 443 unless given.
+	// Relay is host[:tls-port]; the port is 443 unless given. Empty: as
+	// EBBGATE_RELAY says.
 	Relay string
-	// TokenFile holds the job's token. "-" is standard input.
+	// TokenFile holds the job's token, "-" is standard input. Empty: as
+	// EBBGATE_JOB_TOKEN_FILE says.
 	TokenFile string
-	// Carriers restricts what the session may travel on; empty: all, raced.
+	// Run names the run; empty: one of its own.
+	Run string
+	// Carriers are what sessions may travel on, in this order; empty: all, raced.
 	Carriers []string
-	// Environment gives the variables that name proxies; nil: os.Getenv.
+	// ConnectTimeout bounds Run until it was connected once; 0:
+	// DefaultConnectTimeout. After that it goes on trying.
+	ConnectTimeout time.Duration
+	// Environment looks up the variables above and those that name a proxy; nil:
+	// os.Getenv.
 	Environment func(string) string
+	// Stdin is where the token file "-" is read; nil: os.Stdin.
+	Stdin io.Reader
+	// Software names this program and its version to the relay: ebbgate/0.1.0.
+	Software string
+	// Ready is called once, when the first session is up; nil: nobody asks. It
+	// must not block.
+	Ready func(Ready)
 	// Logger takes what happens; nil discards.
 	Logger *slog.Logger
 }
 
+// Ready says how a client is connected.
+type Ready struct {
+	Job     string `json:"job"`     // the identity
+	Relay   string `json:"relay"`   // host:port
+	Carrier string `json:"carrier"` // of the first session
+	Proxy   string `json:"proxy,omitempty"`
+	Run     string `json:"run"`
+}
+
 // Client is one job's process at the relay.
 type Client struct {
-	pool *pool
+	// static after construction
+	cfg         Config
+	log         *slog.Logger
+	token       certs.Token
+	carriers    []tunnel.Carrier
+	proxy       *proxycfg.Proxy
+	incarnation uint64
+	memory      carrierMemory
+	holder      certs.Holder
+	sessions    *sessions
+	pool        *pool
+	ready       sync.Once
+
+	mu sync.Mutex
+	// guarded by mu
+	endpoint tunnel.Endpoint // ports as the relay announced them, once it did
+	identity certs.Identity  // zero before the first enrolment
+	trust    *certs.Trust    // nil before the first enrolment
 }
 
 // New checks the configuration and reads the token file; it touches no network.
-func New(cfg Config) (*Client, error) { panic("todo") }
+// Errors have Code, Hop and Advice.
+func New(cfg Config) (*Client, error) {
+	if cfg.Environment == nil {
+		cfg.Environment = os.Getenv
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = DefaultConnectTimeout
+	}
+	if cfg.Run == "" {
+		cfg.Run = uuid.NewString()
+	} else if len(cfg.Run) > maxRun {
+		return nil, configError("run-invalid", fmt.Sprintf("name runs with at most %d characters", maxRun), "a run's name of %d characters", len(cfg.Run))
+	}
+	c := &Client{cfg: cfg, log: cfg.Logger}
+	var err error
+	if c.endpoint, err = parseRelay(first(cfg.Relay, cfg.Environment("EBBGATE_RELAY"))); err != nil {
+		return nil, err
+	}
+	if c.carriers, err = parseCarriers(cfg.Carriers); err != nil {
+		return nil, err
+	}
+	if c.proxy, err = proxycfg.New(proxycfg.Settings{Mode: proxycfg.ModeSystem, Environment: cfg.Environment}, cfg.Logger); err != nil {
+		return nil, err
+	}
+	if c.token, err = readToken(first(cfg.TokenFile, cfg.Environment("EBBGATE_JOB_TOKEN_FILE")), cfg.Stdin); err != nil {
+		return nil, err
+	}
+	var random [8]byte
+	rand.Read(random[:])
+	c.incarnation = binary.BigEndian.Uint64(random[:])
+	c.sessions = newSessions()
+	c.pool = newPool(c, bundle.Config{Incarnation: c.incarnation, Logger: cfg.Logger}, cfg.Logger)
+	return c, nil
+}
 
-// Run keeps the session until ctx ends (nil) or until an error that trying
-// again cannot mend.
-func (c *Client) Run(ctx context.Context) error { panic("todo") }
+// Run keeps the client connected until ctx ends (nil) or until an error that
+// trying again cannot mend. When it returns, every stream is over. It is called
+// once.
+func (c *Client) Run(ctx context.Context) error {
+	err := c.run(ctx)
+	if ctx.Err() != nil {
+		err = nil
+	}
+	reason := bundle.CodeIngressStopped
+	if codeOf(err) == "revoked" || codeOf(err) == "token-invalid" {
+		reason = bundle.CodeRevoked
+	}
+	over := err
+	if over == nil {
+		over = net.ErrClosed
+	}
+	c.sessions.end(over)
+	c.pool.close(reason)
+	return err
+}
+
+// run is Run. The pool outlives the sessions for a moment, so that nodes are
+// told why their streams end.
+func (c *Client) run(ctx context.Context) error {
+	if err := c.firstEnrolment(ctx); err != nil {
+		return err
+	}
+	lasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	group, broken := errgroup.WithContext(lasting)
+	group.Go(func() error { return c.renew(broken) })
+	group.Go(func() error { return c.keeper(tunnel.RoleClient).Run(broken) })
+	group.Go(func() error { return c.keeper(tunnel.RoleBulk).Run(broken) })
+	select {
+	case <-ctx.Done():
+		c.pool.close(bundle.CodeIngressStopped)
+	case <-broken.Done():
+	}
+	cancel()
+	return group.Wait()
+}
 
 // Open opens a stream to a store. It waits for the session, for a node of the
 // gateway that is online and for the node's answer, as long as ctx lasts.
@@ -43,3 +183,89 @@ func (c *Client) Open(ctx context.Context, t Target) (*bundle.Stream, error) {
 // Check asks the relay whether the job may dial a target and, where a node is
 // online, has everything ready for the first stream. No node online is no error.
 func (c *Client) Check(ctx context.Context, t Target) error { return c.pool.check(ctx, t) }
+
+// RunName names this process' run.
+func (c *Client) RunName() string { return c.cfg.Run }
+
+func configError(code, advice, format string, args ...any) *Error {
+	return &Error{code: code, hop: "config", message: fmt.Sprintf(format, args...), advice: advice}
+}
+
+// parseRelay reads host[:port].
+func parseRelay(s string) (tunnel.Endpoint, error) {
+	const advice = "name the relay with --relay HOST[:PORT] or EBBGATE_RELAY, for example relay.example.com:443"
+	if s == "" {
+		return tunnel.Endpoint{}, configError("relay-missing", advice, "no relay is named")
+	}
+	host, port := s, defaultPort
+	if h, p, err := net.SplitHostPort(s); err == nil {
+		n, err := strconv.Atoi(p)
+		if err != nil || n < 1 || n > 65535 {
+			return tunnel.Endpoint{}, configError("relay-malformed", advice, "%.300q has an impossible port", s)
+		}
+		host, port = h, n
+	} else {
+		host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	}
+	if host == "" || strings.ContainsAny(host, " /,@[]") || strings.Contains(host, ":") && net.ParseIP(host) == nil {
+		return tunnel.Endpoint{}, configError("relay-malformed", advice, "%.300q is not HOST or HOST:PORT", s)
+	}
+	// Until the relay says otherwise, UDP is tried on the same port.
+	return tunnel.Endpoint{Host: host, TLSPort: port, QUICPort: port}, nil
+}
+
+func parseCarriers(list []string) (carriers []tunnel.Carrier, err error) {
+	for _, s := range list {
+		switch c := tunnel.Carrier(s); {
+		case s == "auto" && len(list) == 1:
+			return nil, nil
+		case !slices.Contains(tunnel.Carriers, c), slices.Contains(carriers, c):
+			return nil, configError("carrier-unknown", "use auto, quic or tls", "there is no carrier %.40q, or it is named twice", s)
+		default:
+			carriers = append(carriers, c)
+		}
+	}
+	return carriers, nil
+}
+
+// readToken reads a token file. Its errors do not quote it.
+func readToken(path string, stdin io.Reader) (certs.Token, error) {
+	const advice = "put the token that ebbgate job create printed into a file that only this user may read, and name it with --token-file or EBBGATE_JOB_TOKEN_FILE"
+	if path == "" {
+		return certs.Token{}, configError("token-missing", advice, "no token file is named")
+	}
+	in := stdin
+	if path == "-" {
+		if in == nil {
+			in = os.Stdin
+		}
+	} else {
+		f, err := os.Open(path)
+		if err != nil {
+			e := configError("token-unreadable", advice, "the token file cannot be read")
+			e.err = err
+			return certs.Token{}, e
+		}
+		defer f.Close()
+		in = f
+	}
+	raw, err := io.ReadAll(io.LimitReader(in, maxTokenFile+1))
+	if err == nil && len(raw) > maxTokenFile {
+		err = errors.New("it is too long")
+	}
+	if err != nil {
+		e := configError("token-unreadable", advice, "the token file cannot be read")
+		e.err = err
+		return certs.Token{}, e
+	}
+	return certs.ParseToken(string(raw))
+}
+
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}

@@ -146,7 +146,10 @@ func TestForwardCarriesManyConnections(t *testing.T) {
 // What a job reads when its copy did not end well is a reset, wherever it broke.
 func TestForwardNeverEndsCleanlyWithoutTheStore(t *testing.T) {
 	const sent = 100_000
-	some := func(c *net.TCPConn) { c.Write(make([]byte, sent)) }
+	some := func(c *net.TCPConn) {
+		io.ReadFull(c, make([]byte, 1)) // the job is there
+		c.Write(make([]byte, sent))
+	}
 	for _, tc := range []struct {
 		name    string
 		serve   func(c *net.TCPConn)
@@ -174,6 +177,7 @@ func TestForwardNeverEndsCleanlyWithoutTheStore(t *testing.T) {
 			b := newTestBroker(t, tcpStore(t, tc.serve))
 			tf := startForward(t, b)
 			c := tf.dial()
+			c.Write([]byte("x"))
 			if _, err := io.ReadFull(c, make([]byte, 1000)); err != nil {
 				t.Fatal(err)
 			}

@@ -24,23 +24,22 @@ const (
 	grantRefresh = 20 * time.Second
 	// grantTime bounds one question to the relay.
 	grantTime = 15 * time.Second
-	// laneTime bounds the opening of one lane, with its handshakes.
-	laneTime = 15 * time.Second
-	// laneTokenLife is how long a lane token is worth trying.
-	laneTokenLife = 8 * time.Second
 	// retryFirst and retryMost are the pauses between attempts of one dial.
 	retryFirst = 250 * time.Millisecond
 	retryMost  = 2 * time.Second
+	// maxInvalid bounds how many grants in a row a node may refuse.
+	maxInvalid = 2
 	// maxTargets bounds how many targets one process dials.
 	maxTargets = 1024
 )
 
 // broker is the session as the pool sees it.
 type broker interface {
-	// grant asks the relay for the permission to dial a target.
-	grant(ctx context.Context, t Target) (*grant, error)
-	// lane opens a lane to a node over the session; both ends are verified.
-	lane(ctx context.Context, node, token string) (net.Conn, bundle.LaneInfo, error)
+	// grant asks the relay for the permission to dial a target, best by a node
+	// that is known already (or ""), with tokens for so many lanes.
+	grant(ctx context.Context, t Target, node string, lanes int) (*grant, error)
+	// lane opens a lane to a node over a session; both ends are verified.
+	lane(ctx context.Context, node, token string, express bool) (net.Conn, bundle.LaneInfo, error)
 }
 
 // errNoSession is a broker whose session went away; another one will come.
@@ -53,7 +52,9 @@ type grant struct {
 	fetched time.Time // by this machine's clock, like expires
 	expires time.Time
 
-	tokens []string // that open lanes; guarded by the pool's mu
+	// guarded by the pool's mu
+	tokens    []string // that open lanes
+	unwelcome bool     // the node takes no streams now: ask for another one
 }
 
 // pool holds what makes a dial quick: grants that can be used again, and a
@@ -82,12 +83,6 @@ type grantSlot struct {
 	refreshing bool          // guarded by the pool's mu
 }
 
-// bundleSlot is the same for a node's bundle.
-type bundleSlot struct {
-	turn    chan struct{}
-	current *bundle.Bundle // guarded by the pool's mu
-}
-
 func newPool(b broker, cfg bundle.Config, logger *slog.Logger) *pool {
 	p := &pool{
 		broker: b, config: cfg, logger: logger,
@@ -101,10 +96,9 @@ func newPool(b broker, cfg bundle.Config, logger *slog.Logger) *pool {
 // open opens a stream to a target. It goes on trying while ctx lasts and the
 // reason may pass: no node online, a node or a session that has just gone.
 func (p *pool) open(ctx context.Context, t Target) (*bundle.Stream, error) {
-	var spent *grant // the one that the node refused
-	renewals := 0
+	var spent *grant // one that is of no more use
 	pause := retryFirst
-	for {
+	for spends, invalid := 0, 0; ; {
 		g, err := p.grantFor(ctx, t, spent)
 		if err == nil {
 			var s *bundle.Stream
@@ -112,16 +106,20 @@ func (p *pool) open(ctx context.Context, t Target) (*bundle.Stream, error) {
 				return s, nil
 			}
 			if spendsGrant(err) {
+				p.spend(g, err)
 				spent = g
-				if renewals++; renewals == 1 {
+				if spends++; spends == 1 {
 					continue // at once: the grant had only grown old
 				}
 			}
 		}
+		if code := codeOf(err); code == "grant-invalid" || code == "grant-expired" {
+			invalid++
+		}
 		if ctx.Err() != nil {
 			return nil, timedOut(t, err)
 		}
-		if !passing(err) || renewals > 3 {
+		if !passing(err) || invalid > maxInvalid {
 			return nil, err
 		}
 		p.logger.Debug("dial again", "target", t.String(), "after", pause, "error", err)
@@ -182,13 +180,20 @@ func spendsGrant(err error) bool {
 	return errors.Is(err, errNoToken)
 }
 
+// spend notes why a grant is of no more use.
+func (p *pool) spend(g *grant, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	g.unwelcome = codeOf(err) == "node-draining" || codeOf(err) == "node-stopped" || codeOf(err) == "node-busy"
+}
+
 // passing says whether what failed may go better in a moment.
 func passing(err error) bool {
 	if spendsGrant(err) || errors.Is(err, errNoSession) {
 		return true
 	}
 	switch codeOf(err) {
-	case "no-node-online", "node-elsewhere", "node-offline", "relay-draining", "queue-timeout", "lane-token-unknown",
+	case "no-node-online", "node-elsewhere", "node-offline", "relay-draining", "relay-silent", "relay-busy", "queue-timeout", "lane-lost",
 		"lanes-lost", "end-restarted", "unknown-bundle", "lane-refused", "lane-silent":
 		return true
 	}
@@ -248,13 +253,14 @@ func (p *pool) fetch(ctx context.Context, t Target, slot *grantSlot, spent *gran
 	defer func() { <-slot.turn }()
 	p.mu.Lock()
 	g := slot.usableLocked(spent)
+	node, lanes := p.wantedLocked(slot.current, spent)
 	p.mu.Unlock()
 	if g != nil {
 		return g, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, grantTime)
 	defer cancel()
-	g, err := p.broker.grant(ctx, t)
+	g, err := p.broker.grant(ctx, t, node, lanes)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
@@ -262,6 +268,19 @@ func (p *pool) fetch(ctx context.Context, t Target, slot *grantSlot, spent *gran
 	}
 	slot.current = g
 	return g, nil
+}
+
+// wantedLocked says by which node a target is best dialled now, and how many
+// lanes to it are missing.
+func (p *pool) wantedLocked(old, spent *grant) (node string, lanes int) {
+	if old == nil {
+		return "", len(bundleSlot{}.lanes)
+	}
+	slot := p.bundles[old.node]
+	if slot == nil || !usable(slot.current) || spent != nil && spent.unwelcome {
+		return "", len(bundleSlot{}.lanes)
+	}
+	return old.node, len(slot.missingLocked())
 }
 
 // refresh replaces a grant that is about to end. Where that fails, the next dial
@@ -274,98 +293,6 @@ func (p *pool) refresh(t Target, slot *grantSlot, old *grant) {
 	slot.refreshing = false
 	p.mu.Unlock()
 }
-
-// errNoToken is a grant without a token that could open a lane.
-var errNoToken = errors.New("client: the grant has no lane token left")
-
-// bundleFor gives the bundle to a grant's node, with at least one lane.
-func (p *pool) bundleFor(ctx context.Context, g *grant) (*bundle.Bundle, error) {
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		return nil, net.ErrClosed
-	}
-	slot := p.bundles[g.node]
-	if slot == nil {
-		slot = &bundleSlot{turn: make(chan struct{}, 1)}
-		p.bundles[g.node] = slot
-	}
-	b := slot.current
-	p.mu.Unlock()
-	if usable(b) {
-		return b, nil
-	}
-	select {
-	case slot.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	defer func() { <-slot.turn }()
-
-	p.mu.Lock()
-	b = slot.current
-	token := ""
-	if !usable(b) {
-		token = g.tokenLocked()
-	}
-	p.mu.Unlock()
-	switch {
-	case usable(b):
-		return b, nil
-	case token == "":
-		return nil, errNoToken
-	}
-	if b == nil || b.Err() != nil {
-		b = bundle.NewIngress(p.config)
-	}
-	if err := p.addLane(ctx, b, g.node, token); err != nil {
-		return nil, err
-	}
-	return b, p.keep(slot, b)
-}
-
-// keep makes b the slot's bundle, unless the pool was closed meanwhile.
-func (p *pool) keep(slot *bundleSlot, b *bundle.Bundle) error {
-	p.mu.Lock()
-	closed := p.closed
-	if old := slot.current; !closed && old != b {
-		slot.current = b
-		if old != nil { // over, but perhaps not all of it is gone
-			p.tasks.Go(func() { old.Close(bundle.CodeIngressStopped) })
-		}
-	}
-	p.mu.Unlock()
-	if closed {
-		b.Close(bundle.CodeIngressStopped)
-		return net.ErrClosed
-	}
-	return nil
-}
-
-func (p *pool) addLane(ctx context.Context, b *bundle.Bundle, node, token string) error {
-	ctx, cancel := context.WithTimeout(ctx, laneTime)
-	defer cancel()
-	conn, info, err := p.broker.lane(ctx, node, token)
-	if err != nil {
-		return err
-	}
-	if err := b.Join(ctx, conn, info); err != nil {
-		return fmt.Errorf("client: lane to %s: %w", node, err)
-	}
-	return nil
-}
-
-// tokenLocked takes a lane token that is young enough; "" where there is none.
-func (g *grant) tokenLocked() string {
-	if len(g.tokens) == 0 || time.Since(g.fetched) > laneTokenLife {
-		return ""
-	}
-	token := g.tokens[0]
-	g.tokens = g.tokens[1:]
-	return token
-}
-
-func usable(b *bundle.Bundle) bool { return b != nil && b.Err() == nil && b.Lanes() > 0 }
 
 // close ends every bundle, and with it every stream, and waits for all that the
 // pool started.

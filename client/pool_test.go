@@ -64,7 +64,8 @@ func TestPoolReusesGrantAndBundle(t *testing.T) {
 		}
 		echoed(t, s)
 	}
-	if asked, lanes := b.counts(); asked != 1 || lanes != 1 {
+	b.awaitLanes(2)
+	if asked, lanes := b.counts(); asked != 1 || lanes != 2 {
 		t.Errorf("%d questions and %d lanes for 5 streams", asked, lanes)
 	}
 	// Another store of the same node needs a grant and no lane.
@@ -73,7 +74,7 @@ func TestPoolReusesGrantAndBundle(t *testing.T) {
 		t.Fatal(err)
 	}
 	echoed(t, s)
-	if asked, lanes := b.counts(); asked != 2 || lanes != 1 {
+	if asked, lanes := b.counts(); asked != 2 || lanes != 2 {
 		t.Errorf("another store: %d questions and %d lanes", asked, lanes)
 	}
 }
@@ -93,7 +94,8 @@ func TestPoolAsksOnceForMany(t *testing.T) {
 		})
 	}
 	dials.Wait()
-	if asked, lanes := b.counts(); asked != 1 || lanes != 1 {
+	b.awaitLanes(2)
+	if asked, lanes := b.counts(); asked != 1 || lanes != 2 {
 		t.Errorf("%d questions and %d lanes for 20 streams at once", asked, lanes)
 	}
 }
@@ -242,6 +244,7 @@ func TestPoolMakesANewBundleWhenLanesAreLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.awaitLanes(2)
 	b.nodes["node-1"].cut()
 	<-s.Done()
 	s, err = p.open(t.Context(), testTarget)
@@ -249,9 +252,72 @@ func TestPoolMakesANewBundleWhenLanesAreLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	echoed(t, s)
-	// The first grant's lane token was spent.
-	if asked, lanes := b.counts(); asked != 2 || lanes != 2 {
+	b.awaitLanes(4)
+	// The first grant's lane tokens were spent.
+	if asked, lanes := b.counts(); asked != 2 || lanes != 4 {
 		t.Errorf("%d questions, %d lanes", asked, lanes)
+	}
+}
+
+func TestPoolReplacesALostLane(t *testing.T) {
+	b := newTestBroker(t, echoStore(t))
+	b.life = grantRefresh - time.Second // each dial asks for the next grant
+	p := testPool(t, b)
+	s, err := p.open(t.Context(), testTarget)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.awaitLanes(2)
+	job, ours := tcpPair(t)
+	carried := make(chan bundle.Report, 1)
+	go func() { carried <- s.Carry(ours, nil) }()
+	for class := range 2 {
+		p.mu.Lock()
+		lane := p.bundles["node-1"].lanes[class]
+		p.mu.Unlock()
+		lane.Close()
+		until(t, "the lane is replaced", func() bool {
+			other, err := p.open(t.Context(), testTarget)
+			if err != nil {
+				t.Fatal(err)
+			}
+			other.Reset(bundle.CodeJobReset)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			now := p.bundles["node-1"].lanes[class]
+			return now != nil && now != lane
+		})
+	}
+	// All the while, the first stream went on.
+	io.WriteString(job, "still here")
+	job.CloseWrite()
+	if got, err := io.ReadAll(job); string(got) != "still here" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if r := <-carried; r.Reason != bundle.CodeOK {
+		t.Errorf("report %+v", r)
+	}
+	// The relay was asked for the node that we have lanes to.
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.preferred[0] != "" || b.preferred[1] != "node-1" {
+		t.Errorf("asked for nodes %q", b.preferred)
+	}
+}
+
+// until polls for a condition.
+func until(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(20 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("never: %s", what)
+		}
 	}
 }
 
@@ -268,12 +334,18 @@ func TestPoolFollowsTheRelayToAnotherNode(t *testing.T) {
 	b.node = "node-2"
 	b.mu.Unlock()
 	b.nodes["node-1"].Drain()
+	b.awaitLanes(2)
 	if s, err = p.open(t.Context(), testTarget); err != nil {
 		t.Fatal(err)
 	}
 	echoed(t, s)
 	if n := len(second.opened()); n != 1 {
 		t.Errorf("the second node opened %d streams", n)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.preferred[1] != "" {
+		t.Errorf("a draining node was asked for: %q", b.preferred)
 	}
 }
 

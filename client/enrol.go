@@ -1,0 +1,164 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/ebbgate/ebbgate/certs"
+	"github.com/ebbgate/ebbgate/tunnel"
+)
+
+const (
+	enrolTime       = 30 * time.Second // for one attempt, proxies and all carriers included
+	enrolRetryFirst = 250 * time.Millisecond
+	enrolRetryMost  = 30 * time.Second
+)
+
+// firstEnrolment trades the token for the first certificate.
+func (c *Client) firstEnrolment(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout)
+	defer cancel()
+	_, err := c.enrolUntil(ctx)
+	return err
+}
+
+// renew replaces the certificate at about half of its life, again and again,
+// until ctx ends (nil) or the token is refused.
+func (c *Client) renew(ctx context.Context) error {
+	for {
+		left := time.Until(c.holder.Certificate().Leaf.NotAfter)
+		// ±10 %, so that many jobs that began together do not go on together.
+		pause(ctx, max(time.Duration(float64(left)*(0.45+0.1*rand.Float64())), enrolRetryFirst))
+		if ctx.Err() != nil {
+			return nil
+		}
+		if _, err := c.enrolUntil(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		c.log.Info("certificate renewed", "expires", c.holder.Certificate().Leaf.NotAfter)
+	}
+}
+
+// enrolUntil enrols, again and again until it works, ctx ends or trying is
+// useless. It gives the number of failures.
+func (c *Client) enrolUntil(ctx context.Context) (failures int, err error) {
+	bound := enrolRetryFirst
+	for {
+		err := c.enrol(ctx)
+		if err == nil {
+			return failures, nil
+		}
+		failures++
+		if final(err) {
+			return failures, err
+		}
+		wait := rand.N(bound) + bound/4
+		if deadline, ok := ctx.Deadline(); ctx.Err() != nil || ok && time.Until(deadline) < wait {
+			return failures, err
+		}
+		c.failed(err, wait)
+		pause(ctx, wait)
+		bound = min(2*bound, enrolRetryMost)
+	}
+}
+
+// enrol gets a certificate for a new key. The key never leaves this process.
+func (c *Client) enrol(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, enrolTime)
+	defer cancel()
+	key, err := certs.GenerateKey()
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	domain := "" // of the relay whose CA has the token's pin
+	pinned := certs.PinnedConfig(c.token.Pin, []string{tunnel.ALPN}, func(t *certs.Trust, _ certs.Identity) {
+		mu.Lock()
+		defer mu.Unlock()
+		domain = t.TrustDomain
+	})
+	link, err := c.dialer(func() *tls.Config { return pinned }).Dial(ctx)
+	if err != nil {
+		return err
+	}
+	answer, err := tunnel.EnrolOver(ctx, link, key, tunnel.Enrol{Kind: tunnel.EnrolJob, JobID: c.token.JobID, Secret: c.token.Secret}, c.cfg.Software)
+	if err != nil {
+		return err
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	return c.adopt(&certs.Saved{Key: key, Chain: answer.Chain, Roots: answer.Roots}, answer, domain)
+}
+
+// adopt checks what the relay issued and uses it from now on.
+func (c *Client) adopt(issued *certs.Saved, answer *tunnel.Enrolled, domain string) error {
+	unfit := func(err error) error {
+		return &Error{
+			code: "certificate-unfit", hop: "registration", message: "the relay issued a certificate that is of no use", err: err,
+			advice: "see whether the clocks of this machine and of the relay agree",
+		}
+	}
+	cert, err := issued.Certificate()
+	if err != nil {
+		return unfit(err)
+	}
+	trust, err := issued.Trust()
+	if err != nil {
+		return unfit(err)
+	}
+	id, err := certs.CertificateIdentity(cert.Leaf)
+	if err != nil {
+		return unfit(err)
+	}
+	now := time.Now()
+	switch {
+	case id.Role != certs.RoleJob || id.TrustDomain != domain:
+		return unfit(fmt.Errorf("it names %s", id))
+	case now.Before(cert.Leaf.NotBefore) || !now.Before(cert.Leaf.NotAfter):
+		return unfit(fmt.Errorf("it is valid from %s to %s", cert.Leaf.NotBefore, cert.Leaf.NotAfter))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.identity != (certs.Identity{}) && c.identity != id {
+		return unfit(fmt.Errorf("this process was %s and would be %s", c.identity, id))
+	}
+	c.holder.Set(cert)
+	c.identity, c.trust = id, trust
+	if answer.Ports.TLS != 0 || answer.Ports.QUIC != 0 {
+		c.endpoint.QUICPort = answer.Ports.QUIC // 0: none
+	}
+	return nil
+}
+
+// permanent is an error that says of itself that trying again is useless.
+type permanent interface {
+	error
+	Permanent() bool
+}
+
+// final says whether trying again is useless until somebody changes something.
+func final(err error) bool {
+	if e, ok := errors.AsType[permanent](err); ok && e.Permanent() {
+		return true
+	}
+	if e, ok := errors.AsType[*Error](err); ok && e.hop == "config" {
+		return true
+	}
+	e, ok := errors.AsType[*tunnel.Error](err)
+	if !ok {
+		return false
+	}
+	switch e.ErrCode {
+	case "relay-unknown", "role-refused", "version-mismatch", "no-carrier":
+		return true
+	}
+	return e.Final || e.ErrHop == "registration"
+}

@@ -1,0 +1,204 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
+)
+
+const (
+	// laneTime bounds the opening of one lane, with its handshakes.
+	laneTime = 15 * time.Second
+	// laneTokenLife is how long a lane token is worth trying.
+	laneTokenLife = 8 * time.Second
+)
+
+// bundleSlot is the same for a node's bundle. A bundle has one lane for small
+// frames and one for bulk; either serves for all where the other is missing.
+type bundleSlot struct {
+	node string
+	turn chan struct{}
+
+	// guarded by the pool's mu
+	current *bundle.Bundle
+	lanes   [2]net.Conn // by class; nil: missing
+	adding  bool        // the second lane is being made
+}
+
+// Classes of lanes.
+const (
+	classExpress = 0
+	classBulk    = 1
+)
+
+// errNoToken is a grant without a token that could open a lane.
+var errNoToken = errors.New("client: the grant has no lane token left")
+
+// bundleFor gives the bundle to a grant's node, with at least one lane.
+func (p *pool) bundleFor(ctx context.Context, g *grant) (*bundle.Bundle, error) {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, net.ErrClosed
+	}
+	slot := p.bundles[g.node]
+	if slot == nil {
+		slot = &bundleSlot{node: g.node, turn: make(chan struct{}, 1)}
+		p.bundles[g.node] = slot
+	}
+	b := slot.current
+	if usable(b) {
+		p.thickenLocked(slot, g)
+	}
+	p.mu.Unlock()
+	if usable(b) {
+		return b, nil
+	}
+	select {
+	case slot.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-slot.turn }()
+	return p.connect(ctx, slot, g)
+}
+
+// connect makes a bundle with its first lane, the express one. The other one
+// follows while streams are opened already.
+func (p *pool) connect(ctx context.Context, slot *bundleSlot, g *grant) (*bundle.Bundle, error) {
+	p.mu.Lock()
+	b := slot.current
+	if usable(b) {
+		p.mu.Unlock()
+		return b, nil
+	}
+	token := g.tokenLocked()
+	p.mu.Unlock()
+	if token == "" {
+		return nil, errNoToken
+	}
+	fresh := b == nil || b.Err() != nil
+	if fresh {
+		if b != nil {
+			b.Close(bundle.CodeIngressStopped) // over, but perhaps not all of it is gone
+		}
+		b = bundle.NewIngress(p.config)
+	}
+	if err := p.addLane(ctx, slot, b, token, classExpress); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	closed := p.closed
+	if !closed {
+		slot.current = b
+		p.thickenLocked(slot, g)
+	}
+	p.mu.Unlock()
+	if closed {
+		b.Close(bundle.CodeIngressStopped)
+		return nil, net.ErrClosed
+	}
+	return b, nil
+}
+
+// addLane opens a lane of a class and joins it to b.
+func (p *pool) addLane(ctx context.Context, slot *bundleSlot, b *bundle.Bundle, token string, class int) error {
+	ctx, cancel := context.WithTimeout(ctx, laneTime)
+	defer cancel()
+	conn, info, err := p.broker.lane(ctx, slot.node, token, class == classExpress)
+	if err != nil {
+		return err
+	}
+	info.Express = class == classExpress
+	lane := &pooledLane{Conn: conn}
+	lane.gone = func() { p.laneGone(slot, class, lane) }
+	p.mu.Lock()
+	slot.lanes[class] = lane
+	p.mu.Unlock()
+	if err := b.Join(ctx, lane, info); err != nil { // it closed the lane
+		return fmt.Errorf("client: lane to %s: %w", slot.node, err)
+	}
+	return nil
+}
+
+// pooledLane tells the pool when it is closed.
+type pooledLane struct {
+	net.Conn
+	once sync.Once
+	gone func()
+}
+
+func (l *pooledLane) Close() error {
+	l.once.Do(l.gone)
+	return l.Conn.Close()
+}
+
+func (p *pool) laneGone(slot *bundleSlot, class int, lane net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if slot.lanes[class] == lane {
+		slot.lanes[class] = nil
+	}
+}
+
+// missingLocked are the classes of which there is no lane.
+func (s *bundleSlot) missingLocked() (classes []int) {
+	for class, lane := range s.lanes {
+		if lane == nil {
+			classes = append(classes, class)
+		}
+	}
+	return classes
+}
+
+// thickenLocked starts the making of a lane that is missing, where g has a token
+// for it. Without the lane streams are slower to one another, and work.
+func (p *pool) thickenLocked(slot *bundleSlot, g *grant) {
+	missing := slot.missingLocked()
+	if len(missing) == 0 || slot.adding || p.closed {
+		return
+	}
+	token := g.tokenLocked()
+	if token == "" {
+		return
+	}
+	slot.adding = true
+	b := slot.current
+	p.tasks.Go(func() {
+		if err := p.addLane(p.ctx, slot, b, token, missing[0]); err != nil {
+			p.logger.Debug("no second lane", "node", slot.node, "error", err)
+		}
+		p.mu.Lock()
+		slot.adding = false
+		p.mu.Unlock()
+	})
+}
+
+// streams is how many streams are open.
+func (p *pool) streams() (sum int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, slot := range p.bundles {
+		if slot.current != nil {
+			sum += slot.current.Streams()
+		}
+	}
+	return sum
+}
+
+// tokenLocked takes a lane token that is young enough; "" where there is none.
+func (g *grant) tokenLocked() string {
+	if len(g.tokens) == 0 || time.Since(g.fetched) > laneTokenLife {
+		return ""
+	}
+	token := g.tokens[0]
+	g.tokens = g.tokens[1:]
+	return token
+}
+
+func usable(b *bundle.Bundle) bool { return b != nil && b.Err() == nil && b.Lanes() > 0 }
