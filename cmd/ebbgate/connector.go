@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+
+	"github.com/ebbgate/ebbgate/config"
+	"github.com/ebbgate/ebbgate/connector"
+)
+
+func (a *app) connector() *cobra.Command {
+	return a.group("connector", "The side inside the company network", a.connectorRegister(), a.connectorRun(), a.connectorStatus())
+}
+
+// connectorConfig adds --config and a flag for each key but those that the
+// command has for itself.
+func connectorConfig(cmd *cobra.Command) (load func() (*config.Connector, error)) {
+	file := cmd.Flags().String("config", "", "connector.yaml")
+	config.ConnectorFlags(cmd.Flags())
+	return func() (*config.Connector, error) {
+		return config.LoadConnector(config.Options{File: *file, Flags: cmd.Flags()})
+	}
+}
+
+func (a *app) connectorRegister() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "register --relay HOST[:PORT] --key-file FILE", Short: "Make this machine a node of a gateway, once",
+		Long: `Make this machine a node of a gateway. The authentication key, which ebbgate
+gateway keys NAME prints at the relay, comes from a file or, with "-", from
+standard input. The registration and the node's own key, which never leaves this
+machine, are written into the state directory.`,
+		Example: `  ebbgate connector register --relay relay.example.com --key-file key --config connector.yaml
+  ebbgate connector register --relay relay.example.com:8443 --key-file - --name db-east-1 --config connector.yaml < key`,
+		Args: noArgs,
+	}
+	load := connectorConfig(cmd)
+	keyFile := cmd.Flags().String("key-file", "", "file with the authentication key; - is standard input")
+	name := cmd.Flags().String("name", "", "the node's name (default: this machine's)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *keyFile == "" {
+			return usagef("--key-file says where the authentication key is; - is standard input")
+		}
+		file, err := load()
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Minute)
+		defer cancel()
+		r, err := connector.Register(ctx, connector.Options{
+			File: file, KeyFile: *keyFile, Stdin: a.in, Name: *name, Software: software(), Logger: a.logger(),
+		})
+		if err != nil {
+			return err
+		}
+		return a.print(r, func() string {
+			return fmt.Sprintf("registered as node %s of gateway %s at %s, over %s; start it with ebbgate connector run", r.Node, r.Gateway, r.Relay, r.Carrier)
+		})
+	}
+	return cmd
+}
+
+func (a *app) connectorRun() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "run", Short: "Serve this node's stores",
+		Long: `Serve this node's stores until SIGTERM or SIGINT. Prints one line "ready {json}"
+when the first session to the relay is up.`,
+		Example: "  ebbgate connector run --config connector.yaml", Args: noArgs,
+	}
+	load := connectorConfig(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		file, err := load()
+		if err != nil {
+			return err
+		}
+		c, err := connector.New(connector.Config{
+			File: file, Software: software(), Logger: a.logger(), Registry: prometheus.NewRegistry(),
+			Ready: func(r connector.Ready) { a.ready(r) },
+		})
+		if err != nil {
+			return err
+		}
+		return c.Run(cmd.Context())
+	}
+	return cmd
+}
+
+func (a *app) connectorStatus() *cobra.Command {
+	cmd := &cobra.Command{Use: "status", Short: "Show how the connector that runs here is", Example: "  ebbgate connector status --config connector.yaml", Args: noArgs}
+	load := connectorConfig(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		file, err := load()
+		if err != nil {
+			return err
+		}
+		r, err := connector.Status(cmd.Context(), file.StateDir)
+		if err != nil {
+			return err
+		}
+		return a.print(r, func() string { return statusText(r) })
+	}
+	return cmd
+}
+
+func statusText(r *connector.Report) string {
+	state := "offline"
+	if r.Online {
+		state = "online"
+	}
+	rows := [][]string{
+		{"node", r.Node}, {"state", state + " since " + shortTime(r.Since)}, {"relay", dash(r.Relay)}, {"carrier", dash(r.Carrier)},
+		{"proxy", dash(strings.TrimSpace(r.Proxy + " " + r.ProxyAuth))}, {"round trip", strconv.FormatFloat(r.RTTMillis, 'f', 1, 64) + " ms"},
+		{"certificate", "until " + shortTime(r.CertificateExpires)}, {"streams", fmt.Sprintf("%d in %d runs", r.Streams, r.Runs)},
+	}
+	for _, s := range r.Sessions {
+		rows = append(rows, []string{"session", fmt.Sprintf("%s over %s to %s since %s", s.Role, s.Carrier, s.Remote, shortTime(s.Since))})
+	}
+	for _, s := range r.Stores {
+		rows = append(rows, []string{"store", s.Name + " = " + s.Address})
+	}
+	if e := r.LastError; e != nil {
+		rows = append(rows, []string{"last error", fmt.Sprintf("%s %s: %s", shortTime(e.Time), e.Hop, e.Message)}, []string{"", e.Advice})
+	}
+	return table(rows...)
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ebbgate/ebbgate/client"
+)
+
+func (a *app) forward() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "forward GATEWAY/STORE --listen ADDRESS", Short: "Put a local port in front of a store",
+		Long: `Put a local port in front of a store, encrypted all the way to the node. Whoever
+can connect to the port reaches the store: nobody is asked for a token there.
+
+A connection whose stream does not end well is reset, never closed: what reads
+end of file has read everything that the store sent. A summary is printed at the
+end.`,
+		Example: `  ebbgate forward corp/erp-sql --listen 127.0.0.1:1433 --relay relay.example.com --token-file token
+  EBBGATE_RELAY=relay.example.com EBBGATE_JOB_TOKEN_FILE=token ebbgate forward corp/pg --listen 127.0.0.1:5432`,
+		Args: exactly("GATEWAY/STORE"),
+	}
+	f := cmd.Flags()
+	listen := f.String("listen", "", "address to listen on, for example 127.0.0.1:1433; port 0 takes a free one")
+	relay := f.String("relay", "", "the relay: HOST[:PORT] (EBBGATE_RELAY)")
+	token := f.String("token-file", "", "file with the job's token; - is standard input (EBBGATE_JOB_TOKEN_FILE)")
+	run := f.String("run", "", "name of the run (default: one of its own)")
+	carriers := f.StringSlice("carriers", nil, "what to travel on, in order of preference: quic, tls (default: all, raced)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		target, err := client.ParseTarget(args[0])
+		if err != nil {
+			return err
+		}
+		if *listen == "" {
+			return usagef("--listen says where, for example --listen 127.0.0.1:1433")
+		}
+		log := a.logger()
+		c, err := client.New(client.Config{
+			Relay: *relay, TokenFile: *token, Run: *run, Carriers: *carriers, Stdin: a.in, Software: software(), Logger: log,
+		})
+		if err != nil {
+			return err
+		}
+		ln, err := client.Listen(cmd.Context(), *listen)
+		if err != nil {
+			return err
+		}
+		forwarder := &client.Forwarder{Client: c, Target: target, Logger: log, Ready: func(r client.ForwarderReady) { a.ready(r) }}
+		group, ctx := errgroup.WithContext(cmd.Context())
+		var summary client.Summary
+		stop, cancel := context.WithCancel(ctx)
+		group.Go(func() error { defer cancel(); return c.Run(stop) })
+		group.Go(func() (err error) {
+			defer cancel()
+			summary, err = forwarder.Run(stop, ln)
+			return err
+		})
+		if err := group.Wait(); err != nil {
+			return err
+		}
+		return a.print(summary, func() string {
+			return fmt.Sprintf("%d streams, %d failed; %d bytes read from %s, %d written; %.1f s", summary.Streams, summary.Failed, summary.BytesRead, target, summary.BytesWritten, summary.Seconds)
+		})
+	}
+	return cmd
+}
