@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -351,7 +352,7 @@ func TestPoolFollowsTheRelayToAnotherNode(t *testing.T) {
 
 func TestPoolClosed(t *testing.T) {
 	b := newTestBroker(t, echoStore(t))
-	p := newPool(b, bundle.Config{Incarnation: 1}, nil)
+	p := newPool(b, bundle.Config{Incarnation: 1}, slog.New(slog.DiscardHandler))
 	s, err := p.open(t.Context(), testTarget)
 	if err != nil {
 		t.Fatal(err)
