@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
@@ -82,14 +81,8 @@ var statuses = map[string]int{
 
 // Connect is an HTTP proxy that speaks CONNECT.
 type Connect struct {
-	dialer  Dialer
-	logger  *slog.Logger
-	metrics *Metrics
-	server  *http.Server
-
-	mu       sync.Mutex
-	draining bool
-	carrying sync.WaitGroup
+	door
+	server *http.Server
 }
 
 // maxConnections bounds the connections that an ingress holds at once.
@@ -97,20 +90,14 @@ const maxConnections = 20000
 
 // NewConnect makes the server; it listens on nothing.
 func NewConnect(dialer Dialer, logger *slog.Logger, metrics *Metrics) *Connect {
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
-	if metrics == nil {
-		metrics = NewMetrics(nil)
-	}
-	c := &Connect{dialer: dialer, logger: logger, metrics: metrics}
+	c := &Connect{door: newDoor(dialer, logger, metrics)}
 	c.server = &http.Server{
 		Handler:           c,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       60 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		ConnContext:       rememberConn,
-		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(c.logger.Handler(), slog.LevelDebug),
 	}
 	return c
 }
@@ -136,29 +123,9 @@ func (c *Connect) Serve(ctx context.Context, l net.Listener) error {
 // Drain stops accepting and waits until every stream is over or ctx ends.
 // Requests that come over connections that are open already are refused.
 func (c *Connect) Drain(ctx context.Context) error {
-	c.mu.Lock()
-	c.draining = true
-	c.mu.Unlock()
+	c.shut()
 	_ = c.server.Shutdown(ctx) // idle connections; hijacked ones are ours
-	over := make(chan struct{})
-	go func() { c.carrying.Wait(); close(over) }()
-	select {
-	case <-over:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// enter counts a request in; false while draining.
-func (c *Connect) enter() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.draining {
-		return false
-	}
-	c.carrying.Add(1)
-	return true
+	return c.wait(ctx)
 }
 
 // ServeHTTP answers one request.
@@ -221,11 +188,7 @@ func (c *Connect) tunnel(w http.ResponseWriter, r *http.Request, job Job, target
 	if err != nil {
 		_ = sock.Close()
 	}
-	c.metrics.requests.WithLabelValues("ok").Inc()
-	report := stream.Carry(sock.TCPConn, prefix)
-	_ = sock.Close()
-	c.logger.Debug("stream over", "job", job.Name, "run", job.Run, "target", target.Host, "uuid", fmt.Sprintf("%x", report.UUID),
-		"sent", report.Sent, "received", report.Received, "reason", report.Reason.String())
+	c.carry(stream, sock, prefix, job, target)
 }
 
 // refuse answers what went wrong: status, code in Ebbgate-Error, text.
