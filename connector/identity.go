@@ -75,7 +75,7 @@ func renewalTime(from, until time.Time) time.Time {
 	if !issued.Before(until) {
 		issued = from
 	}
-	life := until.Sub(issued)
+	life := max(until.Sub(issued), 0)
 	return issued.Add(life*4/10 + rand.N(life*2/10+1))
 }
 

@@ -134,10 +134,9 @@ func (o *Options) endpoint() (config.Endpoint, error) {
 // unregistered is nil where there is no registration yet.
 func unregistered(dir string) error {
 	raw, err := os.ReadFile(filepath.Join(dir, fileRegistration))
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Lstat(filepath.Join(dir, certs.IdentityFile)); errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+	_, noIdentity := os.Lstat(filepath.Join(dir, certs.IdentityFile))
+	if err != nil && !errors.Is(err, fs.ErrPermission) && noIdentity != nil {
+		return nil // whatever else is wrong with the directory is told by who opens it
 	}
 	who := "a node"
 	if r, err := parseRegistration(raw); err == nil {

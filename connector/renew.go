@@ -16,7 +16,7 @@ const (
 	renewTimeout = 30 * time.Second
 	// The time between attempts to renew or to save doubles from the first to
 	// the last.
-	renewFirst = 5 * time.Second
+	renewFirst = time.Second
 	renewLast  = 5 * time.Minute
 	// renewLook is how often the wall clock is looked at: timers stand still
 	// while a machine sleeps.
@@ -32,27 +32,28 @@ func (r *running) renew(ctx context.Context) error {
 	pause := renewFirst
 	var key ed25519.PrivateKey // of a renewal that was not answered yet
 	for {
-		wait := min(r.id.dueAt().Sub(r.clock.now()), renewLook)
+		session, changed := r.sessions.control()
 		err := r.save()
-		if err == nil && wait <= 0 {
-			key, err = r.renewOnce(ctx, key)
+		if err == nil && !r.clock.now().Before(r.id.dueAt()) {
+			if key, err = r.renewOnce(ctx, session, key); err == nil {
+				err = r.save()
+			}
 		}
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return nil
-		case err == nil && wait <= 0:
-			pause = renewFirst
-			continue
+		}
+		wait := min(max(r.id.dueAt().Sub(r.clock.now()), renewFirst), renewLook)
+		switch {
 		case errors.Is(err, errOffline):
-			wait = renewFirst
+			wait = renewLook
 		case err != nil:
-			wait = pause/2 + rand.N(pause/2)
+			wait, changed = pause/2+rand.N(pause/2), nil
 			pause = min(2*pause, renewLast)
 			r.metrics.renewals.WithLabelValues("failed").Inc()
 			r.note(err)
 			r.logger.Error("the certificate was not renewed", append(attrs(err), "certificate_expires", r.id.expires(), "again_in", wait.Round(time.Millisecond))...)
 		default:
-			pause = renewFirst
+			pause, changed = renewFirst, nil
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -60,6 +61,7 @@ func (r *running) renew(ctx context.Context) error {
 			timer.Stop()
 			return nil
 		case <-r.renewed:
+		case <-changed: // a session, perhaps
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -83,8 +85,7 @@ func (r *running) save() error {
 // renewOnce asks for a certificate for a new key, or for the one of the last
 // attempt, for which the answer is the same. It gives that key back where it may
 // have to be asked again.
-func (r *running) renewOnce(ctx context.Context, key ed25519.PrivateKey) (ed25519.PrivateKey, error) {
-	s, _ := r.sessions.control()
+func (r *running) renewOnce(ctx context.Context, s *tunnel.Session, key ed25519.PrivateKey) (ed25519.PrivateKey, error) {
 	if s == nil {
 		return key, errOffline
 	}
