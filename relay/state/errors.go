@@ -9,9 +9,9 @@ import (
 var (
 	ErrNotFound    = errors.New("not found")
 	ErrExists      = errors.New("exists already")
-	ErrInvalid     = errors.New("not valid")             // a name, a list, a public key
-	ErrRefused     = errors.New("refused")               // a key, a token, a renewal
-	ErrUnavailable = errors.New("state unavailable")     // the change was not made; try again
+	ErrInvalid     = errors.New("not valid")              // a name, a list, a public key
+	ErrRefused     = errors.New("refused")                // a key, a token, a renewal
+	ErrUnavailable = errors.New("state unavailable")      // the change was not made; try again
 	ErrMissing     = errors.New("no state was ever made") // Init makes it
 	ErrInUse       = errors.New("in use by another relay")
 )

@@ -1,0 +1,5 @@
+package state
+
+const childMode = "EBBGATE_STATE_TEST_CHILD"
+
+func child(string) int { return 0 }

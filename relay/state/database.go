@@ -1,0 +1,227 @@
+package state
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
+	"modernc.org/sqlite"
+)
+
+//go:embed migrations/*.sql
+var embedded embed.FS
+
+// migrations are the SQL files, without their folder.
+func migrations() fs.FS {
+	sub, err := fs.Sub(embedded, "migrations")
+	if err != nil {
+		panic("state: BUG: no migrations: " + err.Error())
+	}
+	return sub
+}
+
+// busyTimeout is how long a change waits for another program's lock on the
+// database, such as a backup's, in milliseconds.
+const busyTimeout = 2000
+
+// openDatabase opens a SQLite database with one connection, which is made at its
+// first use. Mode is rw, or rwc to make the file. EXTRA makes a commit survive a
+// power failure, directory entry of the journal included.
+func openDatabase(path, mode string) (*sql.DB, error) {
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	slashed := filepath.ToSlash(absolute)
+	if !strings.HasPrefix(slashed, "/") {
+		slashed = "/" + slashed // a drive letter
+	}
+	dsn := (&url.URL{Scheme: "file", Path: slashed, RawQuery: url.Values{
+		"mode":    {mode},
+		"_txlock": {"immediate"},
+		"_pragma": {
+			fmt.Sprintf("busy_timeout(%d)", busyTimeout), "journal_mode(delete)", "synchronous(extra)",
+			"foreign_keys(1)", "cell_size_check(1)", "trusted_schema(0)", "secure_delete(1)", "temp_store(memory)",
+		},
+	}.Encode()}).String()
+	connector, err := sqlite.NewConnector(dsn)
+	if err != nil {
+		return nil, err
+	}
+	db := sql.OpenDB(connector)
+	db.SetMaxOpenConns(1)
+	db.SetConnMaxIdleTime(0)
+	return db, nil
+}
+
+// schema makes and checks the tables.
+type schema struct{ files fs.FS }
+
+func (s schema) provider(db *sql.DB) (*goose.Provider, error) {
+	return goose.NewProvider(goose.DialectSQLite3, db, s.files, goose.WithDisableGlobalRegistry(true))
+}
+
+// migrate brings the tables up to date.
+func (s schema) migrate(ctx context.Context, db *sql.DB) error {
+	p, err := s.provider(db)
+	if err != nil {
+		return err
+	}
+	_, err = p.Up(ctx)
+	return err
+}
+
+// newerError is a database that a newer program made.
+type newerError struct{ version, known int64 }
+
+func (e *newerError) Error() string {
+	return fmt.Sprintf("its tables have version %d, this program knows %d", e.version, e.known)
+}
+
+// check checks SQLite's structures and that the tables are exactly what the
+// migrations make. It tells whether migrations are to be made.
+func (s schema) check(ctx context.Context, db *sql.DB) (pending bool, err error) {
+	if err := intact(ctx, db); err != nil {
+		return false, err
+	}
+	p, err := s.provider(db)
+	if err != nil {
+		return false, err
+	}
+	store, err := database.NewStore(goose.DialectSQLite3, goose.DefaultTablename)
+	if err != nil {
+		return false, err
+	}
+	applied, err := store.ListMigrations(ctx, db)
+	if err != nil {
+		return false, err
+	}
+	known := []int64{0}
+	for _, source := range p.ListSources() {
+		known = append(known, source.Version)
+	}
+	slices.Reverse(applied) // now oldest first
+	for i, a := range applied {
+		if i == len(known) && a.IsApplied && a.Version > known[i-1] {
+			return false, &newerError{applied[len(applied)-1].Version, known[i-1]}
+		}
+		if i >= len(known) || a.Version != known[i] || !a.IsApplied {
+			return false, &damage{"the list of migrations is wrong"}
+		}
+	}
+	if len(applied) == 0 {
+		return false, &damage{"the list of migrations is empty"}
+	}
+	return len(applied) < len(known), s.compare(ctx, db, applied[len(applied)-1].Version)
+}
+
+// intact is SQLite's own check.
+func intact(ctx context.Context, db *sql.DB) error {
+	lines, err := readText(ctx, db, "PRAGMA integrity_check(3)", 1)
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(lines, []string{"ok"}) {
+		return &damage{fmt.Sprintf("SQLite's integrity_check says %.300q", strings.Join(lines, "; "))}
+	}
+	broken, err := db.QueryContext(ctx, "PRAGMA foreign_key_check")
+	if err != nil {
+		return err
+	}
+	defer broken.Close()
+	if broken.Next() {
+		return &damage{"a row refers to one that is not there"}
+	}
+	return broken.Err()
+}
+
+// compare holds the tables against those of a fresh database.
+func (s schema) compare(ctx context.Context, db *sql.DB, version int64) error {
+	fresh, err := sql.Open("sqlite", ":memory:")
+	if err != nil {
+		return err
+	}
+	defer fresh.Close()
+	fresh.SetMaxOpenConns(1)
+	p, err := s.provider(fresh)
+	if err != nil {
+		return err
+	}
+	if _, err := p.UpTo(ctx, version); err != nil {
+		return err
+	}
+	const query = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name"
+	want, err := readText(ctx, fresh, query, 4)
+	if err != nil {
+		return err
+	}
+	got, err := readText(ctx, db, query, 4)
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(want, got) {
+		return &damage{"the tables are not those that this program makes"}
+	}
+	return nil
+}
+
+// readText reads a query's columns of text, row after row.
+func readText(ctx context.Context, db *sql.DB, query string, columns int) (list []string, err error) {
+	found, err := db.QueryContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	for found.Next() {
+		values := make([]string, columns)
+		places := make([]any, columns)
+		for i := range values {
+			places[i] = &values[i]
+		}
+		if err := found.Scan(places...); err != nil {
+			return nil, err
+		}
+		list = append(list, values...)
+	}
+	return list, found.Err()
+}
+
+// load reads everything, and checks every seal and their sum.
+func load(ctx context.Context, q querier, k *keyring) (*snapshot, error) {
+	var all []row
+	var sum seal
+	for _, table := range tables {
+		rows, err := readTable(ctx, q, k, table)
+		if err != nil {
+			return nil, err
+		}
+		if table == tableInstance && len(rows) != 1 {
+			return nil, &damage{fmt.Sprintf("table %s has %d rows", table, len(rows))}
+		}
+		for _, r := range rows {
+			if table != tableInstance {
+				sum = sum.xor(r.mac)
+			}
+		}
+		all = append(all, rows...)
+	}
+	s, err := newSnapshot().with(k, all)
+	if err != nil {
+		return nil, err
+	}
+	if s.instance.columns["digest"] != sum.String() {
+		return nil, &damage{"rows are missing, or of different times"}
+	}
+	if len(s.authorities) == 0 {
+		return nil, &damage{"it has no CA"}
+	}
+	return s, nil
+}
