@@ -346,11 +346,46 @@ func TestSavedIdentity(t *testing.T) {
 	}
 }
 
+// Nothing that is not the very text is read, and nothing panics: the relay parses
+// tokens of strangers.
+func TestEveryCharacterCounts(t *testing.T) {
+	text := Token{strings.Repeat("0f", 16), NewSecret(), Pin{9}}.Encode()
+	for i := range text {
+		for _, c := range "Az0-_ \r\n=" {
+			changed := text[:i] + string(c) + text[i+1:]
+			if changed == text {
+				continue
+			}
+			_, err := ParseToken(changed)
+			if _, ok := errors.AsType[*FormatError](err); !ok {
+				t.Fatalf("character %d as %q: %v", i, c, err)
+			}
+		}
+		if _, err := ParseToken(text[:i]); err == nil {
+			t.Fatalf("cut to %d characters: accepted", i)
+		}
+	}
+}
+
 func FuzzParseKey(f *testing.F) {
 	f.Add(Key{GatewayID: strings.Repeat("0f", 16)}.Encode())
-	f.Add("ebbkey_")
+	for _, seed := range []string{"", "ebbkey_", "ebbjob_", "\ufeffebbkey_", "ebbkey_" + strings.Repeat("A", 114), "ebbkey_" + strings.Repeat("_", 114), "ebbkey_" + strings.Repeat("A\r\n", 38)} {
+		f.Add(seed)
+	}
 	f.Fuzz(func(t *testing.T, s string) {
 		if k, err := ParseKey(s); err == nil && k.Encode() != strings.TrimSpace(s) {
+			t.Errorf("%q is read but not written back", s)
+		}
+	})
+}
+
+func FuzzParseToken(f *testing.F) {
+	token := Token{JobID: strings.Repeat("0f", 16), Pin: Pin{7}}.Encode()
+	for _, seed := range []string{token, token[:40], token + token, token[:30] + "\n" + token[31:], "ebbjob_", "ebbkey_", ""} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if k, err := ParseToken(s); err == nil && k.Encode() != strings.TrimSpace(s) {
 			t.Errorf("%q is read but not written back", s)
 		}
 	})

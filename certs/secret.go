@@ -197,7 +197,7 @@ func parse(what, prefix, s string) (id string, secret Secret, pin Pin, err error
 		return fail("it is too long: %d characters instead of %d", len(text)+len(prefix), want+len(prefix))
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil {
+	if err != nil || len(raw) != full { // even strict decoding skips line breaks
 		return fail("it has a character that no key or token has")
 	}
 	payload := raw[:payloadSize]
