@@ -13,9 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"net"
+	"net/netip"
 	"net/url"
+	"regexp"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -81,11 +83,36 @@ func ParseAuthority(certDER, keyPKCS8 []byte) (*Authority, error) {
 	if !ok || !key.Public().(ed25519.PublicKey).Equal(c.PublicKey) {
 		return nil, errors.New("certs: the CA's key is not its certificate's")
 	}
-	generation, err := strconv.Atoi(c.Subject.SerialNumber)
-	if err != nil || len(c.URIs) != 1 || !c.IsCA {
-		return nil, errors.New("certs: the certificate is not of a CA of this kind")
+	domain, err := authorityDomain(c)
+	if err != nil {
+		return nil, err
 	}
-	return &Authority{certificate: c, key: key, domain: c.URIs[0].Host, generation: generation}, nil
+	generation, err := strconv.Atoi(c.Subject.SerialNumber)
+	if err != nil || generation < 1 {
+		return nil, errors.New("certs: the CA certificate has no generation")
+	}
+	return &Authority{certificate: c, key: key, domain: domain, generation: generation}, nil
+}
+
+// authorityDomain is the trust domain of a CA certificate of the kind that
+// NewAuthority makes. Its signature by itself is checked: a pin covers the key
+// alone, so this is what makes the rest, the domain above all, the CA's own words.
+func authorityDomain(c *x509.Certificate) (string, error) {
+	if _, ok := c.PublicKey.(ed25519.PublicKey); !ok || !c.IsCA {
+		return "", errors.New("certs: the certificate is not of a CA of this kind")
+	}
+	name, err := onlyURI(c)
+	if err != nil {
+		return "", fmt.Errorf("certs: CA certificate: %w", err)
+	}
+	domain, ok := strings.CutPrefix(name, "spiffe://")
+	if !ok || !validDomain.MatchString(domain) {
+		return "", fmt.Errorf("certs: %.200q in the CA certificate is not a trust domain", name)
+	}
+	if err := c.CheckSignatureFrom(c); err != nil {
+		return "", fmt.Errorf("certs: CA certificate: %w", err)
+	}
+	return domain, nil
 }
 
 // Certificate is the generation's self-signed certificate.
@@ -125,6 +152,10 @@ func (a *Authority) Issue(id Identity, pub crypto.PublicKey, now time.Time, ttl 
 	return der, nil
 }
 
+// validHost is a DNS name, perhaps with a wildcard, and nothing that a reader of
+// certificates could take for two names.
+var validHost = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
+
 // IssuePublic makes a web server's certificate, with a P-256 key of its own, for
 // host names and addresses.
 func (a *Authority) IssuePublic(hosts []string, now time.Time, ttl time.Duration) (*tls.Certificate, error) {
@@ -139,10 +170,14 @@ func (a *Authority) IssuePublic(hosts []string, now time.Time, ttl time.Duration
 		BasicConstraintsValid: true,
 	}
 	for _, h := range hosts {
-		if ip := net.ParseIP(h); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, h)
+		name := strings.TrimSuffix(h, ".")
+		switch ip, err := netip.ParseAddr(h); {
+		case err == nil:
+			template.IPAddresses = append(template.IPAddresses, ip.WithZone("").AsSlice())
+		case len(name) <= 253 && validHost.MatchString(name):
+			template.DNSNames = append(template.DNSNames, name)
+		default:
+			return nil, fmt.Errorf("certs: issue: %.300q is neither a host name nor an address", h)
 		}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.Public(), a.key)

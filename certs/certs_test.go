@@ -2,13 +2,19 @@ package certs
 
 import (
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,6 +176,196 @@ func TestIssueRefusesForeignIdentities(t *testing.T) {
 	for _, id := range bad {
 		if _, err := a.Issue(id, key.Public(), time.Now(), time.Hour); err == nil {
 			t.Errorf("issued %+v", id)
+		}
+	}
+}
+
+// name is one entry of a subject alternative name (RFC 5280 §4.2.1.6).
+type name struct {
+	tag  int // 2 DNS, 6 URI, 8 registered ID
+	text string
+}
+
+func uriOf(s string) name { return name{6, s} }
+
+// leafWith signs a certificate with exactly these names, as no Authority would.
+func leafWith(t testing.TB, a *Authority, change func(*x509.Certificate), names ...name) *x509.Certificate {
+	t.Helper()
+	key, _ := GenerateKey()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+	}
+	if len(names) > 0 {
+		var list []asn1.RawValue
+		for _, n := range names {
+			list = append(list, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: n.tag, Bytes: []byte(n.text)})
+		}
+		value, err := asn1.Marshal(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		template.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: value}}
+	}
+	if change != nil {
+		change(template)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.Public(), a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// What the CA itself signed is refused all the same where it is not exactly one
+// identity of this trust.
+func TestVerifyRefusesOddCertificatesOfTheCA(t *testing.T) {
+	ca := authority(t, "abc")
+	one := uriOf(relayR.String())
+	tests := []struct {
+		name   string
+		change func(*x509.Certificate)
+		names  []name
+		ok     bool
+	}{
+		{name: "one URI", names: []name{one}, ok: true},
+		{name: "none"},
+		{name: "two URIs", names: []name{one, uriOf(nodeN1.String())}},
+		{name: "the same twice", names: []name{one, one}},
+		{name: "a URI and a host", names: []name{one, {2, "relay.example.com"}}},
+		{name: "a URI and a kind that crypto/x509 ignores", names: []name{one, {8, "\x2a\x03"}}},
+		{name: "foreign trust domain", names: []name{uriOf("spiffe://evil/relay/r")}},
+		{name: "scheme in capitals", names: []name{uriOf("SPIFFE://abc/relay/r")}},
+		{name: "empty fragment", names: []name{uriOf("spiffe://abc/relay/r#")}},
+		{name: "empty query", names: []name{uriOf("spiffe://abc/relay/r?")}},
+		{name: "percent", names: []name{uriOf("spiffe://abc/relay/%72")}},
+		{name: "the CA's own", names: []name{uriOf("spiffe://abc")}},
+		{name: "only a host", names: []name{{2, "relay.example.com"}}},
+		{name: "a CA below the CA", names: []name{one}, change: func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign }},
+		{name: "server only", names: []name{one}, change: func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[1:] }},
+		{name: "not yet", names: []name{one}, change: func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }},
+		{name: "expired", names: []name{one}, change: func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }},
+	}
+	for _, test := range tests {
+		leaf := leafWith(t, ca, test.change, test.names...)
+		id, err := trustOf(ca)().Verify([]*x509.Certificate{leaf, ca.Certificate()}, time.Now())
+		v, typed := errors.AsType[*VerifyError](err)
+		switch {
+		case test.ok && (err != nil || id != relayR):
+			t.Errorf("%s: %v %v", test.name, id, err)
+		case !test.ok && err == nil:
+			t.Errorf("%s: accepted as %s", test.name, id)
+		case !test.ok && !typed:
+			t.Errorf("%s: %#v", test.name, err)
+		case !test.ok && v.Foreign && test.name != "foreign trust domain":
+			t.Errorf("%s: called foreign: %v", test.name, err)
+		}
+	}
+}
+
+func TestLeavesCannotIssue(t *testing.T) {
+	ca := authority(t, "abc")
+	_, saved := holder(t, ca, nodeN1)
+	middle, _ := x509.ParseCertificate(saved.Chain[0])
+	key, _ := GenerateKey()
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		URIs: []*url.URL{relayR.uri()}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, middle, key.Public(), saved.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, _ := x509.ParseCertificate(der)
+	if id, err := trustOf(ca)().Verify([]*x509.Certificate{leaf, middle, ca.Certificate()}, time.Now()); err == nil {
+		t.Errorf("accepted as %s", id)
+	}
+}
+
+// What an inspecting proxy shows is foreign, whatever else is wrong with it, so
+// that a person hears of the proxy and not of clocks.
+func TestForeignIsForeign(t *testing.T) {
+	ca, proxy := authority(t, "abc"), authority(t, "abc")
+	for name, change := range map[string]func(*x509.Certificate){
+		"valid":       nil,
+		"expired":     func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) },
+		"not yet":     func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) },
+		"server only": func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[1:] },
+	} {
+		leaf := leafWith(t, proxy, change, uriOf(relayR.String()))
+		_, err := trustOf(ca)().Verify([]*x509.Certificate{leaf, ca.Certificate()}, time.Now())
+		if v, ok := errors.AsType[*VerifyError](err); !ok || !v.Foreign || v.Issuer == "" {
+			t.Errorf("%s: %#v", name, err)
+		}
+	}
+}
+
+func TestVerifyWithoutTrust(t *testing.T) {
+	chain := []*x509.Certificate{leafWith(t, authority(t, "abc"), nil, uriOf(relayR.String()))}
+	for _, trust := range []*Trust{{TrustDomain: "abc"}, nil} {
+		if _, err := trust.Verify(chain, time.Now()); err == nil {
+			t.Errorf("%v trusts", trust)
+		}
+	}
+}
+
+// The pin covers the CA's key alone. What else its certificate says counts only
+// if that key signed it.
+func TestPinnedCertificateMustBeTheCAsOwnWords(t *testing.T) {
+	ca, stranger := authority(t, "abc"), authority(t, "evil")
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: ca.certificate.Subject, SubjectKeyId: ca.certificate.SubjectKeyId,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, URIs: stranger.certificate.URIs,
+	}, stranger.certificate, ca.key.Public(), stranger.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged, _ := x509.ParseCertificate(der)
+	if PinOf(forged) != ca.Pin() {
+		t.Fatal("the forged certificate has another key")
+	}
+	if trust, err := pinned(ca.Pin(), []*x509.Certificate{leafWith(t, ca, nil, uriOf(relayR.String())), forged}); err == nil {
+		t.Errorf("trust domain %q, which the CA did not sign, was believed", trust.TrustDomain)
+	}
+}
+
+func TestParseAuthorityRefusesDamage(t *testing.T) {
+	ca := authority(t, "abc")
+	key, _ := ca.MarshalKey()
+	whole := ca.certificate.Raw
+	if _, err := ParseAuthority(whole, key); err != nil {
+		t.Fatal(err)
+	}
+	for i := range whole {
+		der := slices.Clone(whole)
+		der[i] ^= 1
+		if a, err := ParseAuthority(der, key); err == nil {
+			t.Fatalf("byte %d does not count: %q %d", i, a.TrustDomain(), a.Generation())
+		}
+	}
+	other, _ := authority(t, "abc").MarshalKey()
+	if _, err := ParseAuthority(whole, other); err == nil {
+		t.Error("the key of another CA was accepted")
+	}
+}
+
+func TestPublicCertificateHosts(t *testing.T) {
+	ca := authority(t, "abc")
+	c, err := ca.IssuePublic([]string{"relay.example.com.", "10.0.0.1", "::1", "fe80::1%eth0"}, time.Now(), time.Hour)
+	if err != nil || !slices.Equal(c.Leaf.DNSNames, []string{"relay.example.com"}) || len(c.Leaf.IPAddresses) != 3 {
+		t.Fatal(err)
+	}
+	if id, err := trustOf(ca)().Verify([]*x509.Certificate{c.Leaf}, time.Now()); err == nil {
+		t.Errorf("the public certificate passed for %s", id)
+	}
+	for _, host := range []string{"a,DNS:evil.example", "a b", "a\x00.example", "https://a"} {
+		if _, err := ca.IssuePublic([]string{host}, time.Now(), time.Hour); err == nil {
+			t.Errorf("%q was certified", host)
 		}
 	}
 }
@@ -394,6 +590,9 @@ func FuzzParseToken(f *testing.F) {
 func FuzzParseIdentity(f *testing.F) {
 	f.Add(nodeN1.String())
 	f.Add(relayR.String())
+	for _, seed := range []string{jobJ.String(), "spiffe://abc", "spiffe://abc/relay/%72", "SPIFFE://abc/relay/r", "spiffe://a/tenant/../job/j", "spiffe:///relay/r"} {
+		f.Add(seed)
+	}
 	f.Fuzz(func(t *testing.T, s string) {
 		if id, err := ParseIdentity(s); err == nil && id.String() != s {
 			t.Errorf("%q is read but not written back", s)
@@ -405,5 +604,12 @@ func FuzzCheckCSR(f *testing.F) {
 	key, _ := GenerateKey()
 	der, _ := NewCSR(key)
 	f.Add(der)
-	f.Fuzz(func(_ *testing.T, der []byte) { _, _ = CheckCSR(der) })
+	for _, n := range []int{0, 1, 2, 10, len(der) - 1} {
+		f.Add(der[:n])
+	}
+	f.Fuzz(func(t *testing.T, der []byte) {
+		if pub, err := CheckCSR(der); err == nil && checkPublicKey(pub) != nil {
+			t.Errorf("a request with a %T was accepted", pub)
+		}
+	})
 }

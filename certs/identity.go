@@ -2,6 +2,8 @@ package certs
 
 import (
 	"crypto/x509"
+	"encoding/asn1"
+	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -99,10 +101,37 @@ func (id Identity) uri() *url.URL {
 }
 
 // CertificateIdentity is the identity in a certificate: its one URI SAN.
-// Certificates with more URIs, or other names beside it, have none.
+// Certificates with more URIs, or other names of whatever kind beside it, have
+// none.
 func CertificateIdentity(c *x509.Certificate) (Identity, error) {
-	if len(c.URIs) != 1 || len(c.DNSNames)+len(c.IPAddresses)+len(c.EmailAddresses) != 0 {
-		return Identity{}, fmt.Errorf("certs: a certificate with %d URIs and %d other names has no identity", len(c.URIs), len(c.DNSNames)+len(c.IPAddresses)+len(c.EmailAddresses))
+	name, err := onlyURI(c)
+	if err != nil {
+		return Identity{}, err
 	}
-	return ParseIdentity(c.URIs[0].String())
+	return ParseIdentity(name)
+}
+
+var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+
+// onlyURI is a certificate's one subject alternative name (RFC 5280 §4.2.1.6),
+// as it stands there: crypto/x509 leaves out the kinds of names that it does not
+// know, and package url reads several spellings as one.
+func onlyURI(c *x509.Certificate) (string, error) {
+	const tagURI = 6
+	for _, e := range c.Extensions {
+		if !e.Id.Equal(oidSubjectAltName) {
+			continue
+		}
+		var names []asn1.RawValue
+		if rest, err := asn1.Unmarshal(e.Value, &names); err != nil || len(rest) != 0 {
+			return "", errors.New("certs: the certificate's names are malformed")
+		}
+		if len(names) != 1 {
+			return "", fmt.Errorf("certs: a certificate with %d names has no identity", len(names))
+		}
+		if n := names[0]; n.Class == asn1.ClassContextSpecific && n.Tag == tagURI && !n.IsCompound {
+			return string(n.Bytes), nil
+		}
+	}
+	return "", errors.New("certs: the certificate has no URI, so it has no identity")
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -52,14 +53,19 @@ func (t *Trust) Verify(chain []*x509.Certificate, now time.Time) (Identity, erro
 	if len(chain) > maxChain || size > maxChainBytes {
 		return fail(false, fmt.Errorf("a chain of %d certificates and %d bytes", len(chain), size))
 	}
+	if t == nil {
+		return fail(false, errors.New("nothing is trusted here yet"))
+	}
 	roots := x509.NewCertPool()
 	for _, r := range t.Roots {
 		roots.AddCert(r)
 	}
 	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	if err != nil {
-		var unknown x509.UnknownAuthorityError
-		return fail(errors.As(err, &unknown), err)
+		return fail(!t.issued(leaf), err)
+	}
+	if leaf.IsCA {
+		return fail(false, errors.New("a CA is nobody's identity"))
 	}
 	id, err := CertificateIdentity(leaf)
 	if err != nil {
@@ -69,6 +75,13 @@ func (t *Trust) Verify(chain []*x509.Certificate, now time.Time) (Identity, erro
 		return fail(true, fmt.Errorf("the identity is of %s, not of %s", id.TrustDomain, t.TrustDomain))
 	}
 	return id, nil
+}
+
+// issued tells whether a CA of the trust signed a leaf. The error of
+// x509.Certificate.Verify does not: a foreign certificate that has expired is
+// only called expired.
+func (t *Trust) issued(leaf *x509.Certificate) bool {
+	return slices.ContainsFunc(t.Roots, func(r *x509.Certificate) bool { return leaf.CheckSignatureFrom(r) == nil })
 }
 
 func issuerOf(c *x509.Certificate) string {
@@ -200,9 +213,14 @@ func pinned(pin Pin, chain []*x509.Certificate) (*Trust, error) {
 		return nil, &PinError{}
 	}
 	for _, c := range chain[1:min(len(chain), maxChain)] {
-		if PinOf(c) == pin && c.IsCA && len(c.URIs) == 1 {
-			return &Trust{TrustDomain: c.URIs[0].Host, Roots: []*x509.Certificate{c}}, nil
+		if PinOf(c) != pin {
+			continue
 		}
+		domain, err := authorityDomain(c)
+		if err != nil {
+			return nil, &VerifyError{Issuer: issuerOf(chain[0]), Err: err}
+		}
+		return &Trust{TrustDomain: domain, Roots: []*x509.Certificate{c}}, nil
 	}
 	return nil, &PinError{Issuer: issuerOf(chain[0])}
 }
