@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net"
@@ -54,6 +55,9 @@ type Connector struct {
 	bundles     bundle.Config
 }
 
+// maxAnnounced bounds the stores of a hello, in bytes: a message has 64 KiB.
+const maxAnnounced = 60 << 10
+
 // New checks cfg; it does no I/O and starts nothing.
 func New(cfg Config) (*Connector, error) {
 	if cfg.File == nil {
@@ -67,6 +71,9 @@ func New(cfg Config) (*Connector, error) {
 	}
 	if cfg.Resolver == nil {
 		cfg.Resolver = net.DefaultResolver
+	}
+	if raw, err := json.Marshal(announced(cfg.File.Stores)); err != nil || len(raw) > maxAnnounced {
+		return nil, failure("config-invalid", "config", err, "spread them over several gateways, each with nodes of its own", "%d stores are more than a node can announce", len(cfg.File.Stores))
 	}
 	proxy, err := newProxy(cfg.File, cfg.Environment, cfg.Logger)
 	if err != nil {

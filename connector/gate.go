@@ -23,6 +23,7 @@ type gate struct {
 	looked   <-chan struct{}  // closed once the dialer's guards know their addresses
 	now      func() time.Time // the relay's
 	runs     *runs
+	failed   func(error) // is told why a store was not dialled
 	metrics  *metrics
 	logger   *slog.Logger
 }
@@ -40,7 +41,7 @@ func (g *gate) open(ctx context.Context, peer string, req bundle.Request) (bundl
 	g.metrics.dialSeconds.Observe(time.Since(start).Seconds())
 	log := g.logger.With("peer", peer, "job", gr.Job, "run", gr.Run, "store", gr.Store, "uuid", fmt.Sprintf("%x", req.UUID))
 	if err != nil {
-		log.Info("dial refused", "code", outcome, "reason", err.Error())
+		log.Debug("dial refused", "code", outcome, "reason", err.Error())
 		return nil, err
 	}
 	log.Debug("store dialled", "address", sock.RemoteAddr().String(), "ms", time.Since(start).Milliseconds())
@@ -68,6 +69,9 @@ func (g *gate) tryOpen(ctx context.Context, peer string, req bundle.Request) (bu
 	sock, err := g.dialer.dial(ctx, st)
 	if err != nil {
 		leave()
+		if own := (*Error)(nil); errors.As(err, &own) {
+			g.failed(own)
+		}
 		return nil, gr, err
 	}
 	context.AfterFunc(ctx, leave) // ctx ends with the stream

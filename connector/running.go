@@ -60,7 +60,7 @@ func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Sav
 	r.gate = &gate{
 		self: id.name, verifier: grant.NewVerifier(id.name, id.trust), stores: make(map[string]config.Store),
 		dialer: &dialer{resolver: c.cfg.Resolver, guards: r.guards}, looked: r.looked,
-		now: clk.now, runs: newRuns(), metrics: c.metrics, logger: c.logger,
+		now: clk.now, runs: newRuns(), failed: r.note, metrics: c.metrics, logger: c.logger,
 	}
 	for _, st := range c.cfg.File.Stores {
 		r.gate.stores[st.Name] = st

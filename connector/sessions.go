@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ebbgate/ebbgate/config"
 	"github.com/ebbgate/ebbgate/tunnel"
 )
 
@@ -81,13 +82,7 @@ var errBusy = errors.New("connector: streams are open, the carrier stays")
 // keepControl keeps the control session up, on the best carrier.
 func (r *running) keepControl(ctx context.Context) error {
 	k := &tunnel.Keeper{
-		Dial: r.dial,
-		Better: func(ctx context.Context, current tunnel.Carrier) (tunnel.Link, error) {
-			if r.node.Streams() > 0 {
-				return nil, nil
-			}
-			return r.way.Better(ctx, current)
-		},
+		Dial: r.dial, Better: r.better,
 		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
 			return r.serve(ctx, link, tunnel.RoleControl, up)
 		},
@@ -196,6 +191,14 @@ func (r *running) dial(ctx context.Context) (tunnel.Link, error) {
 	return r.way.Dial(ctx)
 }
 
+// better makes a link on a better carrier than the current one, if there is one.
+func (r *running) better(ctx context.Context, current tunnel.Carrier) (tunnel.Link, error) {
+	if r.node.Streams() > 0 {
+		return nil, errBusy
+	}
+	return r.way.Better(ctx, current)
+}
+
 // serve runs a session over a link until it is over.
 func (r *running) serve(ctx context.Context, link tunnel.Link, role string, up func()) error {
 	s := tunnel.NewSession(link, tunnel.SessionConfig{
@@ -242,11 +245,16 @@ func (r *running) serve(ctx context.Context, link tunnel.Link, role string, up f
 func (r *running) hello(role string) tunnel.Hello {
 	h := tunnel.Hello{Role: role, Incarnation: r.incarnationText(), Software: r.cfg.Software}
 	if role == tunnel.RoleControl {
-		for _, st := range r.cfg.File.Stores {
-			h.Stores = append(h.Stores, tunnel.StoreInfo{Name: st.Name, Port: st.Port})
-		}
+		h.Stores = announced(r.cfg.File.Stores)
 	}
 	return h
+}
+
+func announced(stores []config.Store) (list []tunnel.StoreInfo) {
+	for _, st := range stores {
+		list = append(list, tunnel.StoreInfo{Name: st.Name, Port: st.Port})
+	}
+	return list
 }
 
 func (r *running) tellReady(link tunnel.Link) {

@@ -3,7 +3,9 @@
 package connector
 
 import (
+	"errors"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,14 +18,26 @@ func lockFile(f *os.File) error {
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 }
 
-// makePrivate keeps group and others out of a directory.
+// makePrivate keeps group and others out of a directory, if it is this program's
+// or empty: nobody wants /tmp to be made private by a slip in a configuration.
 func makePrivate(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
-	if info.IsDir() && info.Mode().Perm()&0o077 == 0 {
+	if !info.IsDir() {
+		return unix.ENOTDIR
+	}
+	if info.Mode().Perm()&0o077 == 0 {
 		return nil
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	ours := func(e os.DirEntry) bool { return e.Name() == fileLock || e.Name() == fileRegistration }
+	if len(entries) > 0 && !slices.ContainsFunc(entries, ours) {
+		return errors.New("others may read it, and it holds files of something else")
 	}
 	return os.Chmod(path, 0o700)
 }

@@ -93,10 +93,24 @@ type statusServer struct {
 	logger *slog.Logger
 }
 
+// maxSocketPath is how long a Unix socket's path may be everywhere.
+const maxSocketPath = 103
+
+func statusPath(dir string) (string, error) {
+	path := filepath.Join(dir, fileStatus)
+	if len(path) > maxSocketPath {
+		return "", failure("status-unavailable", "config", nil, "choose a shorter state_dir", "the path of the status socket has more than %d bytes: %s", maxSocketPath, path)
+	}
+	return path, nil
+}
+
 // listenStatus makes the socket in place of one that a dead connector left; the
 // caller holds the directory's lock.
 func listenStatus(dir string) (net.Listener, error) {
-	path := filepath.Join(dir, fileStatus)
+	path, err := statusPath(dir)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("connector: status: %w", err)
 	}
@@ -161,7 +175,10 @@ func (s *statusServer) answer(ctx context.Context, conn net.Conn) {
 
 // Status asks the connector that runs on stateDir how it is.
 func Status(ctx context.Context, stateDir string) (*Report, error) {
-	path := filepath.Join(stateDir, fileStatus)
+	path, err := statusPath(stateDir)
+	if err != nil {
+		return nil, err
+	}
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
 	switch {
