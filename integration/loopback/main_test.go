@@ -111,7 +111,7 @@ func joinRelay(ctx context.Context, t *testing.T, relay *rig.Relay, carrier, gat
 	if c.store, err = oracle.StartStore(ctx, nil, "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	watch(t, c.store.Process, false)
+	t.Cleanup(func() { c.store.Kill() })
 	c.connector = c.newConnector(ctx, t, node, rig.Loopback(store, c.store.Addr()))
 	return c
 }

@@ -282,10 +282,11 @@ func refused(ctx context.Context, c *rig.Connector) error {
 			return c.Failure("does not say that the proxy refuses it")
 		case <-tick.C:
 			var status struct {
-				Error struct{ Code, Hop string }
+				ProxyRefused bool                       `json:"proxy_refused"`
+				LastError    struct{ Code, Hop string } `json:"last_error"`
 			}
 			err := c.Program.Run(ctx, &status, "connector", "status", "--config", c.Config)
-			if err == nil && status.Error.Code == "proxy-credential-refused" && status.Error.Hop == "proxy-auth" {
+			if err == nil && status.ProxyRefused && status.LastError.Code == "proxy-credential-refused" && status.LastError.Hop == "proxy-auth" {
 				return nil
 			}
 		}

@@ -73,7 +73,7 @@ func TestRegistration(t *testing.T) {
 		{"a job's token", "ebbjob_AAAA", "key-malformed", "registration"},
 		{"truncated", keys.Key1[:len(keys.Key1)-5], "key-malformed", "registration"},
 		{"mistyped", mistyped, "key-malformed", "registration"},
-		{"another relay's", foreign.Key1, "relay-untrusted", "registration"},
+		{"another relay's", foreign.Key1, "pin-mismatch", "registration"},
 	} {
 		t.Run(test.name, func(t *testing.T) { wantFailure(t, register(t, test.key, node), test.code, test.hop) })
 	}
@@ -82,7 +82,7 @@ func TestRegistration(t *testing.T) {
 		if err := relay.Admin(ctx, &changed, "gateway", "regenerate-key", corp, "key1"); err != nil {
 			t.Fatal(err)
 		}
-		wantFailure(t, register(t, keys.Key1, node), "key-invalid", "registration")
+		wantFailure(t, register(t, keys.Key1, node), "key-refused", "registration")
 		if err := register(t, keys.Key2, "by-key2"); err != nil {
 			t.Errorf("the other key: %v", err)
 		}
@@ -122,7 +122,7 @@ func TestRegistration(t *testing.T) {
 		wantFailure(t, second.Start(ctx), "already-running", "config")
 	})
 	t.Run("bad name", func(t *testing.T) {
-		wantFailure(t, register(t, keys.Key2, "Not A Name"), "name-malformed", "config", "Not A Name")
+		wantFailure(t, register(t, keys.Key2, "Not A Name"), "name-invalid", "config", "Not A Name")
 	})
 	t.Run("no relay", func(t *testing.T) {
 		c, err := rig.Configure(rig.Program{Path: binary}, rig.ConnectorOptions{

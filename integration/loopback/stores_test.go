@@ -93,7 +93,7 @@ func TestStoreErrors(t *testing.T) {
 			{"store not allowed", in, c.host("refusing"), refusal{http.StatusForbidden, "job-not-allowed", "relay"}},
 			{"unknown store, not allowed", in, c.host("no-such"), refusal{http.StatusForbidden, "job-not-allowed", "relay"}},
 			{"unknown gateway, not allowed", in, store + ".elsewhere:0", refusal{http.StatusForbidden, "job-not-allowed", "relay"}},
-			{"wrong port", in, strings.TrimSuffix(c.host(store), "0") + "1", refusal{http.StatusNotFound, "port-mismatch", "relay"}},
+			{"wrong port", in, strings.TrimSuffix(c.host(store), "0") + "1", refusal{http.StatusNotFound, "port-mismatch", "store"}},
 			{"no target", in, "nonsense:1433", refusal{http.StatusForbidden, "job-not-allowed", "relay"}},
 		} {
 			t.Run(test.name, func(t *testing.T) { c.wantRefused(ctx, t, test.in, test.host, test.want) })

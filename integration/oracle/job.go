@@ -12,7 +12,8 @@ type Job struct {
 	Script Script
 
 	// Upload is how many bytes of the content named Script.UploadSeed the job sends, and End what it does then:
-	// half-close, reset, or (the zero value, and EndSilent) nothing until the store's content has ended.
+	// half-close, reset (once the store's content has arrived: a reset may overtake what was sent before it, even the
+	// script), or (the zero value, and EndSilent) nothing until the store's content has ended.
 	Upload int64
 	End    End
 	// UploadLast: the job sends nothing before it has read the store's content to its end.
@@ -36,8 +37,17 @@ func (j Job) Run(tcp *net.TCPConn) (Outcome, error) {
 	var (
 		outcome Outcome
 		err     error
+		arrived = make(chan struct{}) // closed once the store's content has arrived or ended
+		once    sync.Once
 	)
+	arrive := func() { once.Do(func() { close(arrived) }) }
+	if j.Script.Send == 0 {
+		arrive()
+	}
 	observe := func(n int64) {
+		if n >= j.Script.Send {
+			arrive()
+		}
 		if j.StopAfter > 0 && n >= j.StopAfter {
 			_ = conn.Close()
 		}
@@ -47,15 +57,17 @@ func (j Job) Run(tcp *net.TCPConn) (Outcome, error) {
 	}
 	if j.UploadLast {
 		outcome = Drain(conn, j.Script.Seed, observe)
-		err = j.upload(conn)
+		arrive()
+		err = j.upload(conn, arrived)
 		if err == nil {
 			// The connection is closed only after the store closed it too: a reset must not overtake the content.
 			_, err = io.Copy(io.Discard, conn)
 		}
 	} else {
 		var uploading sync.WaitGroup
-		uploading.Go(func() { err = j.upload(conn) })
+		uploading.Go(func() { err = j.upload(conn, arrived) })
 		outcome = Drain(conn, j.Script.Seed, observe)
+		arrive()
 		if !outcome.Complete() {
 			_ = conn.Close() // an upload to a store that stopped reading would not end
 		}
@@ -67,7 +79,7 @@ func (j Job) Run(tcp *net.TCPConn) (Outcome, error) {
 	return outcome, err
 }
 
-func (j Job) upload(conn *socket) error {
+func (j Job) upload(conn *socket, arrived <-chan struct{}) error {
 	if _, err := NewReader(j.Script.UploadSeed, j.Upload).WriteTo(conn); err != nil {
 		return fmt.Errorf("oracle: upload: %w", err)
 	}
@@ -77,6 +89,7 @@ func (j Job) upload(conn *socket) error {
 			return fmt.Errorf("oracle: upload: %w", err)
 		}
 	case EndReset:
+		<-arrived
 		_ = conn.Close()
 	}
 	return nil

@@ -35,7 +35,7 @@ func Scenarios(round int) []Scenario {
 	first, reset, silent, slow, long := both, both, both, both, both
 	first.ReadFirst = true
 	reset.End = EndReset
-	silent.Send, silent.End = 0, EndSilent
+	silent.End = EndSilent
 	long.Send = 64 << 20
 	slow.Send, slow.Chunk, slow.Pause = 5000, 1000, time.Millisecond
 	return []Scenario{

@@ -19,7 +19,7 @@ type socket struct {
 // Read implements io.Reader.
 func (s *socket) Read(p []byte) (int, error) {
 	n, err := s.TCPConn.Read(p)
-	if errors.Is(err, io.EOF) && !s.ended.Load() && isClosed(s.TCPConn) {
+	if errors.Is(err, io.EOF) && isClosed(s.TCPConn) && !s.ended.Load() { // in this order: ending it may close it
 		err = &net.OpError{Op: "read", Net: "tcp", Addr: s.RemoteAddr(), Err: syscall.ECONNRESET}
 	}
 	return n, err
