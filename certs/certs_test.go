@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
@@ -519,25 +520,48 @@ func TestSavedIdentity(t *testing.T) {
 		t.Errorf("mode %v", info.Mode())
 	}
 	whole, _ := os.ReadFile(path)
-	for i := range whole {
-		damaged := append([]byte(nil), whole...)
-		damaged[i] ^= 0x15
-		_ = os.WriteFile(path, damaged, 0o600)
-		if s, err := LoadIdentity(dir); err == nil {
-			// what still loads must be the same identity, not another
-			if !s.Key.Equal(saved.Key) || string(s.Chain[0]) != string(saved.Chain[0]) {
-				t.Fatalf("byte %d: another identity was loaded", i)
-			}
+	refused := func(what string, content []byte) {
+		t.Helper()
+		_ = os.WriteFile(path, content, 0o600)
+		s, err := LoadIdentity(dir)
+		if c, ok := errors.AsType[*CorruptError](err); !ok || c.Path != path {
+			t.Fatalf("%s: %+v %v", what, s, err)
 		}
 	}
-	for n := range len(whole) {
-		if n%7 != 0 {
-			continue
+	// Every byte counts, the counter's too: it tells a renewal from a clone's.
+	for i := range whole {
+		for _, flip := range []byte{0x01, 0x20} {
+			damaged := slices.Clone(whole)
+			damaged[i] ^= flip
+			refused(fmt.Sprintf("byte %d flipped by %#x", i, flip), damaged)
 		}
-		_ = os.WriteFile(path, whole[:n], 0o600)
-		var corrupt *CorruptError
-		if _, err := LoadIdentity(dir); !errors.As(err, &corrupt) {
-			t.Fatalf("cut to %d bytes: %v", n, err)
+		if i%7 == 0 {
+			refused(fmt.Sprintf("cut to %d bytes", i), whole[:i])
+		}
+	}
+	refused("doubled", append(slices.Clone(whole), whole...))
+	refused("huge", bytes.Repeat(whole, 200))
+	if left, _ := os.ReadDir(dir); len(left) != 1 {
+		t.Errorf("left %v", left)
+	}
+}
+
+// SaveIdentity writes nothing that LoadIdentity refuses.
+func TestSavedIdentityRefusesMixtures(t *testing.T) {
+	ca := authority(t, "abc")
+	_, a := holder(t, ca, nodeN1)
+	_, b := holder(t, ca, nodeN1)
+	_, foreign := holder(t, authority(t, "abc"), nodeN1)
+	for name, s := range map[string]*Saved{
+		"no certificate":      {Key: a.Key, Roots: a.Roots},
+		"another's key":       {Key: b.Key, Chain: a.Chain, Roots: a.Roots},
+		"no roots":            {Key: a.Key, Chain: a.Chain},
+		"roots of another CA": {Key: a.Key, Chain: a.Chain, Roots: foreign.Roots},
+		"garbage for a root":  {Key: a.Key, Chain: a.Chain, Roots: [][]byte{{1}}},
+		"negative counter":    {Key: a.Key, Chain: a.Chain, Roots: a.Roots, Counter: -1},
+	} {
+		if err := SaveIdentity(t.TempDir(), s); err == nil {
+			t.Errorf("%s: saved", name)
 		}
 	}
 }
@@ -583,6 +607,26 @@ func FuzzParseToken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		if k, err := ParseToken(s); err == nil && k.Encode() != strings.TrimSpace(s) {
 			t.Errorf("%q is read but not written back", s)
+		}
+	})
+}
+
+func FuzzDecodeIdentity(f *testing.F) {
+	_, saved := holder(f, authority(f, "abc"), nodeN1)
+	whole, err := saved.encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, n := range []int{0, 1, 30, 200, len(whole) - 1, len(whole)} {
+		f.Add(whole[:n])
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		s, err := decodeIdentity(raw)
+		if err != nil {
+			return
+		}
+		if again, err := s.encode(); err != nil || !bytes.Equal(again, raw) {
+			t.Errorf("read but not written back: %v", err)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package certs
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -11,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 )
 
@@ -108,6 +110,9 @@ const (
 	blockKey  = "PRIVATE KEY"
 	blockCert = "CERTIFICATE"
 	blockRoot = "TRUSTED CERTIFICATE"
+	blockSum  = "EBBGATE CHECKSUM" // SHA-256 of all bytes before it
+
+	maxIdentityFile = 256 << 10
 )
 
 // SaveIdentity writes the identity into dir, all of it or nothing, readable by
@@ -116,9 +121,24 @@ func SaveIdentity(dir string, s *Saved) error {
 	if _, err := s.Trust(); err != nil {
 		return err
 	}
-	key, err := x509.MarshalPKCS8PrivateKey(s.Key)
+	content, err := s.encode()
+	if err == nil {
+		err = replace(filepath.Join(dir, IdentityFile), content)
+	}
 	if err != nil {
 		return fmt.Errorf("certs: save: %w", err)
+	}
+	return nil
+}
+
+// encode writes what decodeIdentity reads.
+func (s *Saved) encode() ([]byte, error) {
+	key, err := x509.MarshalPKCS8PrivateKey(s.Key)
+	if err != nil {
+		return nil, err
+	}
+	if s.Counter < 0 {
+		return nil, fmt.Errorf("the renewal counter is %d", s.Counter)
 	}
 	var b bytes.Buffer
 	encode := func(block *pem.Block) { _ = pem.Encode(&b, block) } // a Buffer takes everything
@@ -129,10 +149,12 @@ func SaveIdentity(dir string, s *Saved) error {
 	for _, der := range s.Roots {
 		encode(&pem.Block{Type: blockRoot, Bytes: der})
 	}
-	if err := replace(filepath.Join(dir, IdentityFile), b.Bytes()); err != nil {
-		return fmt.Errorf("certs: save: %w", err)
+	sum := sha256.Sum256(b.Bytes())
+	encode(&pem.Block{Type: blockSum, Bytes: sum[:]})
+	if b.Len() > maxIdentityFile {
+		return nil, fmt.Errorf("the identity has %d bytes", b.Len())
 	}
-	return nil
+	return b.Bytes(), nil
 }
 
 // LoadIdentity reads what SaveIdentity wrote: fs.ErrNotExist where there is
@@ -157,13 +179,15 @@ func LoadIdentity(dir string) (*Saved, error) {
 }
 
 func decodeIdentity(raw []byte) (*Saved, error) {
+	if len(raw) > maxIdentityFile {
+		return nil, fmt.Errorf("it has %d bytes", len(raw))
+	}
 	s := &Saved{Counter: -1}
-	for len(bytes.TrimSpace(raw)) > 0 {
-		block, rest := pem.Decode(raw)
-		if block == nil || len(bytes.TrimSpace(raw[:bytes.IndexByte(raw, '-')])) > 0 {
-			return nil, errors.New("it is not PEM")
+	for rest := raw; len(rest) > 0; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return nil, errors.New("it is cut off, or not PEM")
 		}
-		raw = rest
 		switch block.Type {
 		case blockCert:
 			s.Chain = append(s.Chain, block.Bytes)
@@ -173,12 +197,15 @@ func decodeIdentity(raw []byte) (*Saved, error) {
 			if err := s.decodeKey(block); err != nil {
 				return nil, err
 			}
-		default:
-			return nil, fmt.Errorf("it has a block %.40q", block.Type)
 		}
 	}
 	if s.Key == nil {
 		return nil, errors.New("it has no key")
+	}
+	// There is one spelling of each identity: what was skipped above, a wrong
+	// checksum and anything else that was altered shows here.
+	if again, err := s.encode(); err != nil || !bytes.Equal(again, raw) {
+		return nil, errors.New("it was altered after it was written")
 	}
 	return s, nil
 }
@@ -217,11 +244,13 @@ func replace(path string, content []byte) error {
 	if err != nil {
 		return err
 	}
+	if runtime.GOOS == "windows" {
+		return nil // it cannot sync a directory
+	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	_ = d.Sync() // not every platform can
-	return nil
+	return d.Sync()
 }
