@@ -14,8 +14,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
 
@@ -92,6 +95,9 @@ func NewSigner(key ed25519.PrivateKey, chain [][]byte) (*Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("grant: %w", err)
 	}
+	if pub, ok := leaf.PublicKey.(ed25519.PublicKey); id.Role != certs.RoleRelay || !ok || !pub.Equal(key.Public()) {
+		return nil, fmt.Errorf("grant: %s with this key signs no grants", id)
+	}
 	s := &Signer{key: key, issuer: id.String()}
 	for _, der := range chain {
 		s.x5c = append(s.x5c, base64.StdEncoding.EncodeToString(der))
@@ -104,6 +110,9 @@ func (s *Signer) Sign(g Grant) (string, error) {
 	now := time.Now()
 	if g.Expires.After(now.Add(MaxLife + time.Second)) {
 		return "", errors.New("grant: it would live too long")
+	}
+	if err := g.check(); err != nil {
+		return "", err
 	}
 	token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
 		RegisteredClaims: jwt.RegisteredClaims{
@@ -118,7 +127,28 @@ func (s *Signer) Sign(g Grant) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("grant: sign: %w", err)
 	}
+	if len(text) > maxToken {
+		return "", fmt.Errorf("grant: it would have %d bytes", len(text))
+	}
 	return text, nil
+}
+
+// maxRun bounds the name of a run, which whoever runs the job makes up, in bytes.
+const maxRun = 256
+
+// check refuses what no signer signs and no verifier accepts.
+func (g *Grant) check() error {
+	if !certs.ValidName(g.Store) || !certs.ValidName(g.Job) {
+		return invalid("it names no store or no job")
+	}
+	if len(g.Run) > maxRun || strings.ContainsFunc(g.Run, unicode.IsControl) || !utf8.ValidString(g.Run) {
+		return invalid("the name of its run is not one line of at most %d bytes", maxRun)
+	}
+	id, err := certs.ParseIdentity(g.Ingress)
+	if err != nil || id.Role == certs.RoleNode {
+		return invalid("it names no ingress")
+	}
+	return nil
 }
 
 // maxToken bounds a grant, in bytes; maxCached the verified ones that are
@@ -148,6 +178,9 @@ func NewVerifier(self certs.Identity, trust func() *certs.Trust) *Verifier {
 func (v *Verifier) Verify(token string, peer certs.Identity, now time.Time) (Grant, error) {
 	if len(token) > maxToken {
 		return Grant{}, invalid("it has %d bytes", len(token))
+	}
+	if strings.ContainsAny(token, "\r\n") { // which base64 skips, so that one grant had many spellings
+		return Grant{}, invalid("it has a line break inside")
 	}
 	sum := sha256.Sum256([]byte(token))
 	v.mu.Lock()
@@ -184,9 +217,13 @@ func (v *Verifier) remember(sum [32]byte, g Grant, now time.Time) {
 			}
 		}
 	}
-	if len(v.cached) < maxCached {
-		v.cached[sum] = g
+	for k := range v.cached { // any one: forgetting costs a signature, no more
+		if len(v.cached) < maxCached {
+			break
+		}
+		delete(v.cached, k)
 	}
+	v.cached[sum] = g
 }
 
 // parse verifies everything that does not depend on time passing or on who
@@ -200,9 +237,9 @@ func (v *Verifier) parse(text string, now time.Time) (Grant, error) {
 		if errors.As(err, &own) {
 			return Grant{}, own
 		}
-		return Grant{}, invalid("%v", err)
+		return Grant{}, invalid("it is malformed: %.200q", err.Error())
 	}
-	if token.Header["typ"] != typ {
+	if _, critical := token.Header["crit"]; critical || token.Header["typ"] != typ {
 		return Grant{}, invalid("it is a token of another kind")
 	}
 	if len(c.Audience) != 1 || c.Audience[0] != v.self.String() {
@@ -214,13 +251,14 @@ func (v *Verifier) parse(text string, now time.Time) (Grant, error) {
 	if c.ExpiresAt == nil || c.IssuedAt == nil || c.ExpiresAt.Sub(c.IssuedAt.Time) > MaxLife+2*time.Second {
 		return Grant{}, invalid("it lives too long")
 	}
-	if !certs.ValidName(c.Store) || !certs.ValidName(c.Job) {
-		return Grant{}, invalid("it names no store or no job")
+	if soon := now.Add(leeway); c.IssuedAt.After(soon) || c.NotBefore != nil && c.NotBefore.After(soon) {
+		return Grant{}, invalid("it begins in %v: do the clocks of the node and of the relay agree?", c.IssuedAt.Sub(now).Round(time.Second))
 	}
-	return Grant{
+	g := Grant{
 		ID: c.ID, Tenant: c.Tenant, Gateway: c.Gateway, Node: c.Audience[0], Store: c.Store, Job: c.Job, Run: c.Run,
 		Ingress: c.Ingress, Expires: c.ExpiresAt.Time,
-	}, nil
+	}
+	return g, g.check()
 }
 
 // keyOf gives the signer's key after its chain was verified: a relay of the
