@@ -372,7 +372,7 @@ func TestPublicCertificateHosts(t *testing.T) {
 }
 
 // handshake runs TLS between two configurations and gives both results.
-func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr error, serverState tls.ConnectionState) {
+func handshake(t *testing.T, client, server *tls.Config) (serverState tls.ConnectionState, clientErr, serverErr error) {
 	t.Helper()
 	a, b := net.Pipe()
 	defer a.Close()
@@ -395,7 +395,7 @@ func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr e
 	}
 	a.Close()
 	<-done
-	return clientErr, serverErr, serverState
+	return serverState, clientErr, serverErr
 }
 
 func TestMutualTLS(t *testing.T) {
@@ -409,7 +409,7 @@ func TestMutualTLS(t *testing.T) {
 		return nil
 	}
 	server := ServerConfig(relay, trustOf(ca), ServerOptions{ALPN: []string{"a/1"}})
-	clientErr, serverErr, state := handshake(t, ClientConfig(node, trustOf(ca), onlyRelay, []string{"a/1"}), server)
+	state, clientErr, serverErr := handshake(t, ClientConfig(node, trustOf(ca), onlyRelay, []string{"a/1"}), server)
 	if clientErr != nil || serverErr != nil {
 		t.Fatal(clientErr, serverErr)
 	}
@@ -418,29 +418,29 @@ func TestMutualTLS(t *testing.T) {
 	}
 
 	t.Run("without a certificate", func(t *testing.T) {
-		c, s, state := handshake(t, ClientConfig(nil, trustOf(ca), onlyRelay, []string{"a/1"}), server)
+		state, c, s := handshake(t, ClientConfig(nil, trustOf(ca), onlyRelay, []string{"a/1"}), server)
 		if _, ok := PeerIdentity(state); c != nil || s != nil || ok {
 			t.Error(c, s, ok)
 		}
 		required := ServerConfig(relay, trustOf(ca), ServerOptions{ALPN: []string{"a/1"}, RequireClient: true})
-		if _, s, _ := handshake(t, ClientConfig(nil, trustOf(ca), onlyRelay, []string{"a/1"}), required); s == nil {
+		if _, _, s := handshake(t, ClientConfig(nil, trustOf(ca), onlyRelay, []string{"a/1"}), required); s == nil {
 			t.Error("a client without a certificate was accepted")
 		}
 	})
 	t.Run("a node is no relay", func(t *testing.T) {
 		impostor := ServerConfig(node, trustOf(ca), ServerOptions{ALPN: []string{"a/1"}})
-		if c, _, _ := handshake(t, ClientConfig(node, trustOf(ca), onlyRelay, []string{"a/1"}), impostor); c == nil {
+		if _, c, _ := handshake(t, ClientConfig(node, trustOf(ca), onlyRelay, []string{"a/1"}), impostor); c == nil {
 			t.Error("a node passed for the relay")
 		}
 	})
 	t.Run("another CA", func(t *testing.T) {
 		other := authority(t, "abc")
 		foreign, _ := holder(t, other, nodeN1)
-		if _, s, _ := handshake(t, ClientConfig(foreign, trustOf(ca), nil, []string{"a/1"}), server); s == nil {
+		if _, _, s := handshake(t, ClientConfig(foreign, trustOf(ca), nil, []string{"a/1"}), server); s == nil {
 			t.Error("a foreign node was accepted")
 		}
 		foreignRelay, _ := holder(t, other, relayR)
-		c, _, _ := handshake(t, ClientConfig(node, trustOf(ca), nil, []string{"a/1"}), ServerConfig(foreignRelay, trustOf(ca), ServerOptions{ALPN: []string{"a/1"}}))
+		_, c, _ := handshake(t, ClientConfig(node, trustOf(ca), nil, []string{"a/1"}), ServerConfig(foreignRelay, trustOf(ca), ServerOptions{ALPN: []string{"a/1"}}))
 		var v *VerifyError
 		if !errors.As(c, &v) || !v.Foreign {
 			t.Errorf("a foreign relay: %v", c)
@@ -454,15 +454,15 @@ func TestPinnedConfig(t *testing.T) {
 	node, _ := holder(t, ca, nodeN1)
 	server := func(h *Holder) *tls.Config { return ServerConfig(h, trustOf(ca), ServerOptions{ALPN: []string{"a/1"}}) }
 	var got Identity
-	c, s, _ := handshake(t, PinnedConfig(ca.Pin(), []string{"a/1"}, func(_ *Trust, id Identity) { got = id }), server(relay))
+	_, c, s := handshake(t, PinnedConfig(ca.Pin(), []string{"a/1"}, func(_ *Trust, id Identity) { got = id }), server(relay))
 	if c != nil || s != nil || got != relayR {
 		t.Fatal(c, s, got)
 	}
 	var pin *PinError
-	if c, _, _ := handshake(t, PinnedConfig(other.Pin(), []string{"a/1"}, nil), server(relay)); !errors.As(c, &pin) {
+	if _, c, _ := handshake(t, PinnedConfig(other.Pin(), []string{"a/1"}, nil), server(relay)); !errors.As(c, &pin) {
 		t.Errorf("another relay's pin: %v", c)
 	}
-	if c, _, _ := handshake(t, PinnedConfig(ca.Pin(), []string{"a/1"}, nil), server(node)); c == nil {
+	if _, c, _ := handshake(t, PinnedConfig(ca.Pin(), []string{"a/1"}, nil), server(node)); c == nil {
 		t.Error("a node passed for a relay")
 	}
 }

@@ -9,9 +9,12 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"go.uber.org/goleak"
 
 	"github.com/ebbgate/ebbgate/certs"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	node  = certs.Identity{TrustDomain: "abc", Role: certs.RoleNode, Tenant: "default", Gateway: "corp", Name: "n1"}
