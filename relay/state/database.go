@@ -63,7 +63,16 @@ func openDatabase(path, mode string) (*sql.DB, error) {
 }
 
 // schema makes and checks the tables.
-type schema struct{ files fs.FS }
+type schema struct {
+	files    fs.FS                                                      // migrations
+	expected func(ctx context.Context, version int64) ([]string, error) // the tables that they make
+}
+
+func newSchema(files fs.FS) schema {
+	s := schema{files: files}
+	s.expected = s.tables
+	return s
+}
 
 func (s schema) provider(db *sql.DB) (*goose.Provider, error) {
 	return goose.NewProvider(goose.DialectSQLite3, db, s.files, goose.WithDisableGlobalRegistry(true))
@@ -145,25 +154,11 @@ func intact(ctx context.Context, db *sql.DB) error {
 
 // compare holds the tables against those of a fresh database.
 func (s schema) compare(ctx context.Context, db *sql.DB, version int64) error {
-	fresh, err := sql.Open("sqlite", ":memory:")
+	want, err := s.expected(ctx, version)
 	if err != nil {
 		return err
 	}
-	defer fresh.Close()
-	fresh.SetMaxOpenConns(1)
-	p, err := s.provider(fresh)
-	if err != nil {
-		return err
-	}
-	if _, err := p.UpTo(ctx, version); err != nil {
-		return err
-	}
-	const query = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name"
-	want, err := readText(ctx, fresh, query, 4)
-	if err != nil {
-		return err
-	}
-	got, err := readText(ctx, db, query, 4)
+	got, err := readText(ctx, db, listTables, 4)
 	if err != nil {
 		return err
 	}
@@ -171,6 +166,26 @@ func (s schema) compare(ctx context.Context, db *sql.DB, version int64) error {
 		return &damage{"the tables are not those that this program makes"}
 	}
 	return nil
+}
+
+const listTables = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name"
+
+// tables makes a database in memory and lists its tables.
+func (s schema) tables(ctx context.Context, version int64) ([]string, error) {
+	fresh, err := sql.Open("sqlite", ":memory:")
+	if err != nil {
+		return nil, err
+	}
+	defer fresh.Close()
+	fresh.SetMaxOpenConns(1)
+	p, err := s.provider(fresh)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.UpTo(ctx, version); err != nil {
+		return nil, err
+	}
+	return readText(ctx, fresh, listTables, 4)
 }
 
 // readText reads a query's columns of text, row after row.

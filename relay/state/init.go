@@ -42,9 +42,6 @@ func (i initializer) run(ctx context.Context) error {
 		return err
 	}
 	defer lock.Close()
-	if err := syncDir(filepath.Dir(filepath.Clean(i.files.dir))); err != nil {
-		i.opt.logger().Debug("state: the directory above was not synced", "error", err)
-	}
 	i.step("lock")
 	there, err := exists(i.files.staged)
 	if err != nil {
@@ -55,6 +52,9 @@ func (i initializer) run(ctx context.Context) error {
 	}
 	if err := i.refuse(); err != nil {
 		return err
+	}
+	if err := syncDir(filepath.Dir(filepath.Clean(i.files.dir))); err != nil {
+		i.opt.logger().Debug("state: the directory above was not synced", "error", err)
 	}
 	if err := i.stage(ctx); err != nil {
 		_ = os.RemoveAll(i.files.staging)
@@ -162,7 +162,7 @@ func (i initializer) makeDatabase(ctx context.Context, path, instance string, ke
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	if err := (schema{migrations()}).migrate(ctx, db); err != nil {
+	if err := newSchema(migrations()).migrate(ctx, db); err != nil {
 		return nil, err
 	}
 	i.step("tables")

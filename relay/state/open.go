@@ -15,7 +15,7 @@ import (
 // made, [ErrInUse] where another relay has it open, [ErrUnavailable] where the
 // files cannot be read, or a *[CorruptError].
 func Open(ctx context.Context, opt Options) (*State, error) {
-	return open(ctx, opt, schema{migrations()})
+	return open(ctx, opt, newSchema(migrations()))
 }
 
 func open(ctx context.Context, opt Options, tables schema) (*State, error) {
