@@ -467,6 +467,39 @@ func TestPinnedConfig(t *testing.T) {
 	}
 }
 
+// The leaf must be the pinned CA's own, even where the chain holds that CA.
+func TestPinnedChainOfAnotherCA(t *testing.T) {
+	ca, other := authority(t, "abc"), authority(t, "abc")
+	h, saved := holder(t, other, relayR)
+	c, _ := saved.Certificate()
+	c.Certificate = [][]byte{saved.Chain[0], ca.certificate.Raw}
+	h.Set(c)
+	server := ServerConfig(h, trustOf(ca), ServerOptions{ALPN: []string{"a/1"}})
+	_, err, _ := handshake(t, PinnedConfig(ca.Pin(), []string{"a/1"}, func(*Trust, Identity) { t.Error("verified") }), server)
+	if v, ok := errors.AsType[*VerifyError](err); !ok || !v.Foreign {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestOnlyTLS13AndNoResumption(t *testing.T) {
+	ca := authority(t, "abc")
+	relay, _ := holder(t, ca, relayR)
+	node, _ := holder(t, ca, nodeN1)
+	server := ServerConfig(relay, trustOf(ca), ServerOptions{ALPN: []string{"a/1"}, RequireClient: true})
+	old := ClientConfig(node, trustOf(ca), nil, []string{"a/1"})
+	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
+	if _, _, err := handshake(t, old, server); err == nil {
+		t.Error("TLS 1.2 was accepted")
+	}
+	cached := ClientConfig(node, trustOf(ca), nil, []string{"a/1"})
+	cached.SessionTicketsDisabled, cached.ClientSessionCache, cached.ServerName = false, tls.NewLRUClientSessionCache(4), "relay.invalid"
+	for range 3 {
+		if state, c, s := handshake(t, cached, server); c != nil || s != nil || state.DidResume {
+			t.Fatal(c, s, state.DidResume)
+		}
+	}
+}
+
 func TestKeysAndTokens(t *testing.T) {
 	secret := NewSecret()
 	key := Key{GatewayID: strings.Repeat("0f", 16), Secret: secret, Pin: Pin{1, 2}}
