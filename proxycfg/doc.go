@@ -37,6 +37,6 @@
 //
 // # Limits
 //
-// One exchange with a proxy takes at most 30 s, an answer's header at most
+// One exchange with a proxy takes at most 20 s, an answer's header at most
 // 64 KiB, an NTLM challenge at most 16 KiB. Proxies are spoken to by plain HTTP.
 package proxycfg

@@ -10,7 +10,7 @@ import (
 const (
 	// exchangeTimeout is for everything between a dial through a proxy and its
 	// end: waiting for other dials, TCP, all requests and answers.
-	exchangeTimeout = 30 * time.Second
+	exchangeTimeout = 20 * time.Second
 
 	// outcomeGrace is how long a dial that was given up still listens for what
 	// became of the first attempt with a credential.

@@ -73,7 +73,7 @@ func (d *dialer) drain() {
 func (d *dialer) Authenticate(_ context.Context, name, text string) (ingress.Job, error) {
 	token, err := certs.ParseToken(text)
 	if err != nil {
-		return ingress.Job{}, err
+		return ingress.Job{}, failure("token-malformed", "relay", "copy the token whole, as ebbgate job create printed it", "%v", err)
 	}
 	if token.Pin != d.r.self.pin() {
 		return ingress.Job{}, failure("token-invalid", "relay", "the token was made by another relay: create the job at this one", "the token is not of this relay")
@@ -103,7 +103,7 @@ func (d *dialer) Dial(ctx context.Context, job ingress.Job, target ingress.Targe
 func (d *dialer) dial(ctx context.Context, job ingress.Job, target ingress.Target, peer net.Addr) (*trackedStream, error) {
 	store, gateway, ok := strings.Cut(target.Host, ".")
 	if !ok || strings.Contains(gateway, ".") {
-		return nil, failure("store-unknown", "gateway", "name the store as <store>.<gateway>", "%q names no store", target.Host)
+		return nil, failure("job-not-allowed", "relay", "name the store as <store>.<gateway>", "%q names no store that job %s may dial", target.Host, job.Name)
 	}
 	owner := jobKey{job.Tenant, job.Name}
 	run := d.runs.enter(owner, job.Run, hostOf(peer))
@@ -113,11 +113,7 @@ func (d *dialer) dial(ctx context.Context, job ingress.Job, target ingress.Targe
 		return nil, err
 	}
 	run.stick(n.key)
-	own := n.bundle()
-	if own == nil {
-		run.leave()
-		return nil, failure("no-node-online", "node", "try again: the node is connecting", "node %s has no lane yet", n.key.node)
-	}
+	own := n.ownBundle(d.r.bundles) // its first lane may still be on its way
 	token, err := d.grant(n, owner, store, run.id)
 	if err != nil {
 		run.leave()

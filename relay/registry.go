@@ -80,6 +80,8 @@ type registry struct {
 	clients map[*tunnel.Session]certs.Identity
 	all     map[*tunnel.Session]struct{}
 	closed  bool
+
+	ending sync.WaitGroup // bundles of nodes that are gone
 }
 
 // departure is when and why a node went.
@@ -208,6 +210,9 @@ func (r *registry) part(s *tunnel.Session, key nodeKey, reason string) {
 	if n.control == nil && n.bulk == nil {
 		delete(r.nodes, key)
 		r.left[key] = departure{time.Now(), reason}
+		if own := n.own; own != nil { // it may never have had a lane
+			r.ending.Go(func() { own.Close(bundle.CodeLanesLost) })
+		}
 	}
 }
 

@@ -144,6 +144,7 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	err = group.Wait()
 	r.registry.closeAll()
 	r.sessions.Wait()
+	r.registry.ending.Wait()
 	return err
 }
 

@@ -310,7 +310,7 @@ func TestRefusals(t *testing.T) {
 		{"echo.gone:0", "nightly", token, 404, "gateway-unknown"},
 		{"none.corp:0", "nightly", token, 404, "store-unknown"},
 		{"echo.corp:1", "nightly", token, 404, "port-mismatch"},
-		{"echo.corp.x:0", "nightly", token, 404, "store-unknown"},
+		{"echo.corp.x:0", "nightly", token, 403, "job-not-allowed"},
 	}
 	for _, test := range tests {
 		_, _, answer := r.connect(test.target, test.user, test.token)

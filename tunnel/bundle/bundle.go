@@ -43,10 +43,12 @@ type Bundle struct {
 	err         *EndError // set when over
 	remote      bool      // the far end said that it is over
 	timer       *time.Timer
-	timerAt     time.Time // zero: not armed
-	ackAt       time.Time // when late is due
-	graceAt     time.Time // when a bundle without lanes is over
-	pressureAt  time.Time // when stalled streams are looked at again
+	timerAt     time.Time            // zero: not armed
+	ackAt       time.Time            // when late is due
+	graceAt     time.Time            // when a bundle without lanes is over
+	pressureAt  time.Time            // when stalled streams are looked at again
+	stalled     map[*Stream]struct{} // whose socket nobody reads for want of room
+	stalledAt   time.Time            // when their sockets are looked at
 	closers     []io.Closer
 }
 
@@ -257,11 +259,20 @@ func (b *Bundle) armLocked(t time.Time) {
 // end of the grace, and stalled streams when memory is short.
 func (b *Bundle) tick() {
 	b.mu.Lock()
-	defer b.unlock()
-	if b.err != nil {
-		return
+	stalled := b.tickLocked(time.Now())
+	b.unlock()
+	for s, sock := range stalled {
+		if gaveUp(sock) {
+			s.Reset(b.socketReset())
+		}
 	}
-	now := time.Now()
+}
+
+// tickLocked does what is due, and gives the sockets that have to be looked at.
+func (b *Bundle) tickLocked(now time.Time) (stalled map[*Stream]Socket) {
+	if b.err != nil {
+		return nil
+	}
 	b.timerAt = time.Time{}
 	if due(b.ackAt, now) {
 		b.ackAt = time.Time{}
@@ -273,18 +284,50 @@ func (b *Bundle) tick() {
 	}
 	if due(b.graceAt, now) {
 		b.overLocked(&EndError{Reason: CodeLanesLost}, false)
-		return
+		return nil
+	}
+	if due(b.stalledAt, now) {
+		stalled = b.stalledLocked(now)
 	}
 	if due(b.pressureAt, now) {
 		b.relieveLocked(now)
 	}
-	next := earliest(b.ackAt, b.graceAt, b.pressureAt)
+	next := earliest(b.ackAt, b.graceAt, b.pressureAt, b.stalledAt)
 	for _, l := range slices.Clone(b.lanes) {
 		next = earliest(next, l.tickLocked(now))
 	}
 	if !next.IsZero() {
 		b.armLocked(next)
 	}
+	return stalled
+}
+
+// watchLocked has a stream's socket looked at while nobody reads it: a job that
+// gave up must not keep its store waiting.
+func (b *Bundle) watchLocked(s *Stream) {
+	if b.stalled == nil {
+		b.stalled = make(map[*Stream]struct{})
+	}
+	b.stalled[s] = struct{}{}
+	if b.stalledAt.IsZero() {
+		b.stalledAt = time.Now().Add(stallCheck)
+		b.armLocked(b.stalledAt)
+	}
+}
+
+func (b *Bundle) stalledLocked(now time.Time) map[*Stream]Socket {
+	b.stalledAt = time.Time{}
+	if len(b.stalled) == 0 {
+		return nil
+	}
+	b.stalledAt = now.Add(stallCheck)
+	sockets := make(map[*Stream]Socket, len(b.stalled))
+	for s := range b.stalled {
+		if s.sock != nil {
+			sockets[s] = s.sock
+		}
+	}
+	return sockets
 }
 
 func due(t, now time.Time) bool { return !t.IsZero() && !now.Before(t) }

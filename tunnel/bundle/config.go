@@ -107,10 +107,11 @@ const (
 // Times of the protocol.
 const (
 	helloTimeout = 10 * time.Second
-	pingBusy     = time.Second      // between pings while something is unacknowledged
-	pingIdle     = 15 * time.Second // between pings of a lane at rest
-	maxBusyPings = 10               // unanswered ones before a busy lane is dead
-	maxIdlePings = 3                // unanswered ones before a lane at rest is dead
+	pingBusy     = time.Second            // between pings while something is unacknowledged
+	pingIdle     = 15 * time.Second       // between pings of a lane at rest
+	maxBusyPings = 10                     // unanswered ones before a busy lane is dead
+	maxIdlePings = 3                      // unanswered ones before a lane at rest is dead
+	stallCheck   = 500 * time.Millisecond // between looks at sockets that nobody reads
 	ackDelay     = 20 * time.Millisecond
 	lackDelay    = 5 * time.Millisecond
 	closeFlush   = 500 * time.Millisecond // for the last frames of an orderly end

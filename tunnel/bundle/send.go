@@ -164,8 +164,10 @@ func (s *Stream) awaitRoom() int {
 	s.b.mu.Lock()
 	defer s.b.mu.Unlock()
 	for s.phase == phaseOpen && (s.send.credit <= s.send.off || s.send.waiting >= maxUnsent) {
+		s.b.watchLocked(s)
 		s.cond.Wait()
 	}
+	delete(s.b.stalled, s)
 	if s.phase != phaseOpen {
 		return 0
 	}

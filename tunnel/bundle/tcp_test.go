@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -217,5 +219,43 @@ func BenchmarkOpen(b *testing.B) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		_, _ = ingress.Open(ctx, Request{Grant: "g"})
 		cancel()
+	}
+}
+
+// TestResetOfAStalledJob resets a job's socket while the store takes nothing, so
+// that nobody reads the job's socket: the store must see a reset all the same.
+func TestResetOfAStalledJob(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells a reset without a read")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ingress := tcpPair(t, 2, dialArmed(l.Addr().String()))
+	s, err := ingress.Open(t.Context(), Request{Grant: "g"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	job, inside := tcpSockets(t)
+	report := make(chan Report, 1)
+	go func() { report <- s.Carry(inside, nil) }()
+	_ = job.SetWriteDeadline(time.Now().Add(time.Second))
+	if _, err := job.Write(make([]byte, 64<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("the job wrote until %v, want it to stall", err)
+	}
+	_ = job.SetLinger(0)
+	_ = job.Close()
+	if r := <-report; r.Reason != CodeJobReset {
+		t.Errorf("reason %v", r.Reason)
+	}
+	if _, err := io.Copy(io.Discard, store); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the store saw %v, want a reset", err)
 	}
 }
