@@ -125,7 +125,7 @@ func (p *path) show() {
 	s := p.proxy.Stats()
 	p.screen.table([]hop{
 		{"job -> ingress", "HTTP CONNECT with the job's token, " + p.ingress, p.connect},
-		{"relay <- connector", fmt.Sprintf("carrier %s, %s", p.node.Carrier, p.relayTLS), time.Duration(p.node.RTT * float64(time.Millisecond))},
+		{"relay <- connector", fmt.Sprintf("carrier %s, %s; when it connected", p.node.Carrier, p.relayTLS), time.Duration(p.node.RTT * float64(time.Millisecond))},
 		{"proxy <- connector", fmt.Sprintf(`NTLM as %s\%s, %s, %d tunnels, %s`, demoDomain, demoUser, p.proxyAddr, s.Tunnels, size(s.Sent+s.Received)), 0},
 		{"connector -> store", fmt.Sprintf("TCP 127.0.0.1:%d", p.storePort), 0},
 		{"job -> store", "the whole path, an HTTPS request", p.roundTrip},

@@ -106,6 +106,9 @@ func run(ctx context.Context, opt Options) (result Result, err error) {
 	if cause := context.Cause(p.ctx); err != nil && cause != nil {
 		err = cause
 	}
+	if ctx.Err() != nil {
+		err = fmt.Errorf("demo: interrupted: %w", ctx.Err())
+	}
 	if err == nil {
 		p.show()
 		err = p.verdict()
