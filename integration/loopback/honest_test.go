@@ -62,8 +62,8 @@ func TestManyStreams(t *testing.T) {
 					seed := uint64(i + 1)
 					s := oracle.Scenario{
 						Job: oracle.Job{
-							Script: oracle.Script{Seed: seed, Send: 1 << 20, End: oracle.EndFIN, UploadSeed: seed + 1000},
-							Upload: 1 << 20, End: oracle.EndFIN,
+							Script: oracle.Script{Seed: seed, Send: 300_000, End: oracle.EndFIN, UploadSeed: seed + 1000},
+							Upload: 300_000, End: oracle.EndFIN,
 						},
 						Content: []oracle.Kind{oracle.KindComplete}, Upload: []oracle.Kind{oracle.KindComplete},
 					}
@@ -84,7 +84,7 @@ func TestManyStreams(t *testing.T) {
 // takes the error, the next read finds a clean end, which must not be passed on. It showed once in 2000 streams.
 func TestResetWhileBusy(t *testing.T) {
 	t.Parallel()
-	const streams, together = 2000, 6
+	const streams, together = 1000, 6
 	ctx := deadline(t, 2*time.Minute)
 	c := newCompany(ctx, t, "tls")
 	var group errgroup.Group

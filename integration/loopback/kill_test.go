@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ebbgate/ebbgate/integration/oracle"
+	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
 const (
@@ -149,7 +150,11 @@ func TestKilledConnector(t *testing.T) {
 		if err := c.interruptedBoth(ctx, downloads, true); err != nil {
 			return err
 		}
-		return c.connector.Start(ctx)
+		if err := c.connector.Start(ctx); err != nil {
+			return err
+		}
+		_, err = c.relay.Await(ctx, c.gateway, node, rig.Online)
+		return err
 	})
 }
 

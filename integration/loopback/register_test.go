@@ -73,7 +73,7 @@ func TestRegistration(t *testing.T) {
 		{"a job's token", "ebbjob_AAAA", "key-malformed", "registration"},
 		{"truncated", keys.Key1[:len(keys.Key1)-5], "key-malformed", "registration"},
 		{"mistyped", mistyped, "key-malformed", "registration"},
-		{"another relay's", foreign.Key1, "pin-mismatch", "registration"},
+		{"another relay's", foreign.Key1, "relay-unknown", "relay"},
 	} {
 		t.Run(test.name, func(t *testing.T) { wantFailure(t, register(t, test.key, node), test.code, test.hop) })
 	}
@@ -119,7 +119,7 @@ func TestRegistration(t *testing.T) {
 			t.Fatal(err)
 		}
 		second := *c
-		wantFailure(t, second.Start(ctx), "already-running", "config")
+		wantFailure(t, second.Start(ctx), "connector-running", "config")
 	})
 	t.Run("bad name", func(t *testing.T) {
 		wantFailure(t, register(t, keys.Key2, "Not A Name"), "name-invalid", "config", "Not A Name")

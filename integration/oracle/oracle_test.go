@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -162,4 +163,55 @@ func BenchmarkDrain(b *testing.B) {
 			b.Fatal(o)
 		}
 	}
+}
+
+// TestScenariosCatchAPipe plays the scenarios over the usual pipe, which ends both directions when one ends and takes
+// every end for a good one: the scenarios must notice.
+func TestScenariosCatchAPipe(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	store, err := StartStore(ctx, nil, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Kill()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pipes sync.WaitGroup
+	defer pipes.Wait()
+	defer func() { _ = ln.Close() }()
+	pipes.Go(func() {
+		for {
+			near, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", store.Addr())
+			if err != nil {
+				_ = near.Close()
+				continue
+			}
+			pipes.Go(func() { pipe(near, far) })
+			pipes.Go(func() { pipe(far, near) })
+		}
+	})
+	passed := make(map[string]bool)
+	for _, s := range Scenarios(0) {
+		limited, stop := context.WithTimeout(ctx, 2*time.Second)
+		passed[s.Name] = s.Run(limited, dial(t, ln.Addr().String()), store) == nil
+		stop()
+	}
+	for _, name := range []string{"store half-closes first", "job half-closes first", "store resets", "job resets in mid-download"} {
+		if passed[name] {
+			t.Errorf("%s: a pipe passes", name)
+		}
+	}
+}
+
+func pipe(dst, src net.Conn) {
+	_, _ = io.Copy(dst, src)
+	_ = dst.Close()
+	_ = src.Close()
 }

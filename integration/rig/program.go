@@ -26,6 +26,9 @@ func Build(ctx context.Context) (path string, remove func(), err error) {
 		path, err := filepath.Abs(path)
 		return path, func() {}, err
 	}
+	if err := touchSources(); err != nil {
+		return "", nil, err
+	}
 	dir, err := os.MkdirTemp("", "ebbgate-binary-")
 	if err != nil {
 		return "", nil, fmt.Errorf("rig: %w", err)
@@ -46,6 +49,29 @@ func Build(ctx context.Context) (path string, remove func(), err error) {
 		return "", nil, fmt.Errorf("rig: go build: %w\n%s", err, out)
 	}
 	return path, remove, nil
+}
+
+// touchSources looks at every source file of the module. go test remembers what a test looked at: so it does not
+// answer from its cache after a change to the binary, which the tests do not import.
+func touchSources() error {
+	dir, err := os.Getwd()
+	if err != nil {
+		return fmt.Errorf("rig: %w", err)
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			break
+		}
+		if dir == filepath.Dir(dir) {
+			return nil // not inside the module: go build will say what it thinks of that
+		}
+	}
+	return filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if err == nil && filepath.Ext(path) == ".go" {
+			_, err = os.Stat(path)
+		}
+		return err
+	})
 }
 
 // Program is the binary, and where it runs.
