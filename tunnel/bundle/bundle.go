@@ -262,7 +262,7 @@ func (b *Bundle) tick() {
 	stalled := b.tickLocked(time.Now())
 	b.unlock()
 	for s, sock := range stalled {
-		if gaveUp(sock) {
+		if s.resetUnseen(sock) {
 			s.Reset(b.socketReset())
 		}
 	}
