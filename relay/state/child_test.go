@@ -87,6 +87,7 @@ func childCommand(t *testing.T, mode string, opt Options, environment ...string)
 // TestInitKilled kills an Init after each of its steps. What follows, an Open or
 // an Init, finds nothing or all.
 func TestInitKilled(t *testing.T) {
+	t.Parallel()
 	var steps []string
 	opt := options(t)
 	if err := (initializer{opt: opt, files: opt.files(), step: func(done string) { steps = append(steps, done) }}).run(t.Context()); err != nil {
@@ -179,6 +180,7 @@ func indexOf(list []string, what string) int {
 // TestKilled kills a relay that writes, again and again. What it said was made is
 // there; at most one change more is.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	opt := options(t)
 	mustInit(t, opt)
 	made := 0

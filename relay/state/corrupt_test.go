@@ -205,6 +205,7 @@ func flips(whole image, name string, fatal bool, step int) (list []damaging) {
 }
 
 func TestFlippedBytes(t *testing.T) {
+	t.Parallel()
 	opt, want := filled(t)
 	whole := imageOf(t, opt.Dir)
 	t.Run("small files", func(t *testing.T) {
@@ -228,6 +229,7 @@ func TestFlippedBytes(t *testing.T) {
 }
 
 func TestTruncated(t *testing.T) {
+	t.Parallel()
 	opt, want := filled(t)
 	whole := imageOf(t, opt.Dir)
 	var list []damaging
@@ -260,6 +262,7 @@ func TestTruncated(t *testing.T) {
 }
 
 func TestMissingAndForeignFiles(t *testing.T) {
+	t.Parallel()
 	opt, want := filled(t)
 	other, _ := filled(t)
 	own, foreign := imageOf(t, opt.Dir), imageOf(t, other.Dir)
@@ -326,6 +329,7 @@ func TestOlderDatabase(t *testing.T) {
 
 // TestEdited changes the database as SQLite lets anybody.
 func TestEdited(t *testing.T) {
+	t.Parallel()
 	opt, want := filled(t)
 	whole := imageOf(t, opt.Dir)
 	dir := filepath.Join(t.TempDir(), "state")
@@ -417,6 +421,7 @@ func tamper(t *testing.T, dir, sql string) {
 
 // TestHotJournal opens what a relay leaves that dies in the middle of a write.
 func TestHotJournal(t *testing.T) {
+	t.Parallel()
 	opt, want := filled(t)
 	db, err := openDatabase(filepath.Join(opt.Dir, nameDatabase), "rw")
 	if err != nil {

@@ -131,6 +131,9 @@ type masterKey struct {
 	instance string // empty: bound to none, as operators make it
 }
 
+// Format keeps the key out of what is printed.
+func (masterKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+
 const keyTitle = "ebbgate state key 1"
 
 // encode is the text of a key that Init makes. The check is for damage.

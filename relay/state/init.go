@@ -227,11 +227,21 @@ func (f files) place(step func(string)) error {
 	if !there {
 		return nil
 	}
-	for _, move := range []struct{ name, to string }{{nameKey, f.key}, {nameDatabase, f.database}, {nameMarker, f.marker}} {
-		if err := f.move(filepath.Join(f.staged, move.name), move.to); err != nil {
+	moves := []struct{ from, to string }{
+		{filepath.Join(f.staged, nameKey), f.key},
+		{filepath.Join(f.staged, nameDatabase), f.database},
+		{filepath.Join(f.staged, nameMarker), f.marker},
+	}
+	for _, m := range moves {
+		if err := f.checkMove(m.from, m.to); err != nil {
 			return err
 		}
-		step("placed " + move.name)
+	}
+	for _, m := range moves {
+		if err := f.move(m.from, m.to); err != nil {
+			return err
+		}
+		step("placed " + filepath.Base(m.from))
 	}
 	if err := syncDir(f.dir); err != nil {
 		return unusable(f.dir, err)
@@ -246,60 +256,60 @@ func (f files) place(step func(string)) error {
 	return nil
 }
 
-// move moves a file to where nothing is, unless that was done.
-func (f files) move(from, to string) error {
+// checkMove refuses to move a file to where there is another, unless it is the
+// key and a copy.
+func (f files) checkMove(from, to string) error {
 	staged, err := exists(from)
 	if err != nil {
 		return unusable(from, err)
-	}
-	if !staged {
-		return nil
 	}
 	taken, err := exists(to)
 	if err != nil {
 		return unusable(to, err)
 	}
-	if to == f.key && !f.ownKey { // perhaps another disk
-		return f.copyKey(from, taken)
+	if !staged || !taken {
+		return nil
 	}
-	if taken {
-		return f.rival(to)
+	if to == f.key && !f.ownKey {
+		a, err := readFile(from)
+		if err != nil {
+			return unusable(from, err)
+		}
+		b, err := readFile(to)
+		if err != nil {
+			return unusable(to, err)
+		}
+		if bytes.Equal(a, b) {
+			return nil
+		}
 	}
-	if err := os.Rename(from, to); err != nil {
-		return unusable(to, err)
+	return &CorruptError{
+		Path: f.staged, Reason: fmt.Sprintf("an init was cut off before it was done, and there is another %s", to),
+		advice: fmt.Sprintf("nothing was changed; if %s belongs to state that you want to keep, move %s away, else move %s away; then start the relay again", to, f.staged, to),
 	}
-	return nil
 }
 
-// copyKey copies the key to where the operator wants it, unless that was done,
-// and removes it here.
-func (f files) copyKey(from string, done bool) error {
+// move moves a file to where nothing is, unless that was done.
+func (f files) move(from, to string) error {
+	if staged, err := exists(from); err != nil || !staged {
+		return err
+	}
+	if to != f.key || f.ownKey {
+		if err := os.Rename(from, to); err != nil {
+			return unusable(to, err)
+		}
+		return nil
+	}
+	// Perhaps another disk.
 	key, err := readFile(from)
 	if err != nil {
 		return unusable(from, err)
 	}
-	if !done {
-		if err := writeFile(f.key, key); err != nil {
-			return unusable(f.key, err)
-		}
-	}
-	placed, err := readFile(f.key)
-	if err != nil {
-		return unusable(f.key, err)
-	}
-	if !bytes.Equal(key, placed) {
-		return f.rival(f.key)
+	if err := writeFile(to, key); err != nil {
+		return unusable(to, err)
 	}
 	if err := os.Remove(from); err != nil {
 		return unusable(from, err)
 	}
 	return nil
-}
-
-// rival is a file that is not of the Init that was cut off.
-func (f files) rival(path string) error {
-	return &CorruptError{
-		Path: f.staged, Reason: fmt.Sprintf("an init was cut off before it was done, and there is another %s", path),
-		advice: fmt.Sprintf("nothing was changed; if %s belongs to state that you want to keep, move %s away, else move %s away; then start the relay again", path, f.staged, path),
-	}
 }

@@ -9,6 +9,8 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
 	"maps"
 	"slices"
 
@@ -24,6 +26,12 @@ type keyring struct {
 	rows    []byte
 	marker  []byte
 }
+
+// Format keeps keys out of what is printed: fmt looks into unexported fields
+// without asking them.
+func (keyring) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+
+const redacted = "[redacted]"
 
 func newKeyring(master certs.Secret, instance string) (*keyring, error) {
 	derive := func(purpose string) ([]byte, error) {

@@ -3,6 +3,7 @@ package state
 import (
 	"encoding/hex"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 
@@ -40,6 +41,9 @@ type gateway struct {
 	key1, key2 certs.Secret
 	row        row
 }
+
+// Format keeps keys out of what is printed.
+func (gateway) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
 type node struct {
 	Node

@@ -499,6 +499,7 @@ func TestStores(t *testing.T) {
 }
 
 func TestJobs(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 3, 1, 12, 0, 0, 123456789, time.FixedZone("x", 3600))
 	opt := options(t)
 	opt.Now = func() time.Time { return now }
