@@ -27,7 +27,7 @@ const fill = `
 create table parts (id bigint primary key, name text not null, price numeric(12,2), made timestamptz, blob bytea);
 insert into parts select i, 'Teil ' || md5(i::text) || ' ä€😀', i * 1.07, '2020-01-01 UTC'::timestamptz + i * interval '1 second',
   decode(md5(i::text) || md5((i+1)::text) || md5((i+2)::text) || md5((i+3)::text) || md5((i+4)::text), 'hex')
-  from generate_series(1, 780000) i;
+  from generate_series(1, 900000) i;
 create table empty (id int);
 create view dear as select id, name from parts where price > 100000;
 `
@@ -58,10 +58,13 @@ func TestPostgresThroughNTLM(t *testing.T) {
 	ctx := need(t, 3*time.Minute)
 	c := configure(ctx, t, domain(lab.NTLM), "tls")
 	n := c.start(ctx, t)
-	if n.Carrier != "tls" || n.Proxy != network.Squid(lab.NTLM).Addr {
-		t.Fatalf("the node is online by carrier %q and proxy %q", n.Carrier, n.Proxy)
+	if n.Carrier != "tls" || c.connector.ProxyUse != network.Squid(lab.NTLM).Addr {
+		t.Fatalf("the node is online by carrier %q and proxy %q", n.Carrier, c.connector.ProxyUse)
 	}
 	copyDatabase(ctx, t, c, "tls")
+	if n, err := relay.Await(ctx, c.name, node, func(n rig.Node) bool { return n.Proxy != "" }); err != nil || n.Proxy != c.connector.ProxyUse {
+		t.Errorf("the relay knows of the node: %+v, %v", n, err)
+	}
 	seen, err := network.Authentications(lab.User)
 	if err != nil {
 		t.Fatal(err)
@@ -96,8 +99,8 @@ func TestPostgresOverQUIC(t *testing.T) {
 		}
 	}()
 	c := configure(ctx, t, rig.Proxy{}, "quic")
-	if n := c.start(ctx, t); n.Carrier != "quic" || n.Proxy != "" {
-		t.Fatalf("the node is online by carrier %q and proxy %q", n.Carrier, n.Proxy)
+	if n := c.start(ctx, t); n.Carrier != "quic" || c.connector.ProxyUse != "" {
+		t.Fatalf("the node is online by carrier %q and proxy %q", n.Carrier, c.connector.ProxyUse)
 	}
 	copyDatabase(ctx, t, c, "quic")
 }
@@ -114,7 +117,7 @@ func copyDatabase(ctx context.Context, t *testing.T, c *company, carrier string)
 	}
 	tunnel := source.Env(host, port)
 	const question = "select count(*), sum(length(blob)), max(name) from parts"
-	if got := run1(ctx, t, network.Cloud, tunnel, "", "psql", "-Atc", question); !bytes.HasPrefix([]byte(got), []byte("780000|62400000|Teil ")) {
+	if got := run1(ctx, t, network.Cloud, tunnel, "", "psql", "-Atc", question); !bytes.HasPrefix([]byte(got), []byte("900000|72000000|Teil ")) {
 		t.Fatalf("psql: %q", got)
 	}
 	dir := t.TempDir()

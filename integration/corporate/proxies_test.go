@@ -35,8 +35,8 @@ func TestProxies(t *testing.T) {
 			ctx := need(t, time.Minute)
 			t.Parallel()
 			c := configure(ctx, t, proxy) // carrier auto: quic cannot work
-			if n := c.start(ctx, t); n.Carrier != "tls" || "http://"+n.Proxy != proxy.URL {
-				t.Errorf("online by carrier %q and proxy %q", n.Carrier, n.Proxy)
+			if n := c.start(ctx, t); n.Carrier != "tls" || "http://"+c.connector.ProxyUse != proxy.URL {
+				t.Errorf("online by carrier %q and proxy %q", n.Carrier, c.connector.ProxyUse)
 			}
 			c.askWeb(ctx, t)
 		})
@@ -78,7 +78,7 @@ func TestWrongPassword(t *testing.T) {
 		if err := c.connector.Launch(); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.refused(ctx); err != nil {
+		if err := c.connector.AwaitRefused(ctx); err != nil {
 			t.Errorf("start %d: %v", start, err)
 		}
 		c.connector.Kill()
@@ -100,28 +100,6 @@ func TestWrongPassword(t *testing.T) {
 	wrong := slices.DeleteFunc(slices.Clone(seen), func(a lab.Authentication) bool { return a.Status == "NT_STATUS_OK" })
 	if len(wrong) != 1 {
 		t.Errorf("the DC saw %+v", seen)
-	}
-}
-
-// refused waits until the connector says that its proxy has refused the credential: by its end, or in its status.
-func (c *company) refused(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-c.connector.Done():
-			err := rig.Failure(ctx, c.connector.Process)
-			var failed *rig.CommandError
-			if !errors.As(err, &failed) || failed.Code != "proxy-credential-refused" || failed.Hop != "proxy-auth" {
-				return err
-			}
-			return nil
-		case <-ctx.Done():
-			return c.connector.Failure("does not say that the proxy refuses it")
-		case <-tick.C:
-		}
 	}
 }
 

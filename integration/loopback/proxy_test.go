@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/base64"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -240,7 +239,7 @@ func TestWrongProxyPassword(t *testing.T) {
 		if err := c.Launch(); err != nil {
 			t.Fatal(err)
 		}
-		if err := refused(ctx, c); err != nil {
+		if err := c.AwaitRefused(ctx); err != nil {
 			t.Errorf("start %d: %v", start, err)
 		}
 		c.Kill()
@@ -260,35 +259,5 @@ func TestWrongProxyPassword(t *testing.T) {
 	}
 	if proxy.bad.Load() != 1 || proxy.good.Load() == good {
 		t.Errorf("after the repair: %d good and %d bad attempts", proxy.good.Load()-good, proxy.bad.Load())
-	}
-}
-
-// refused waits until a connector says that its proxy has refused the credential: by its end, or in its status.
-func refused(ctx context.Context, c *rig.Connector) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-c.Done():
-			err := rig.Failure(ctx, c.Process)
-			var failed *rig.CommandError
-			if !errors.As(err, &failed) || failed.Code != "proxy-credential-refused" || failed.Hop != "proxy-auth" {
-				return err
-			}
-			return nil
-		case <-ctx.Done():
-			return c.Failure("does not say that the proxy refuses it")
-		case <-tick.C:
-			var status struct {
-				ProxyRefused bool                       `json:"proxy_refused"`
-				LastError    struct{ Code, Hop string } `json:"last_error"`
-			}
-			err := c.Program.Run(ctx, &status, "connector", "status", "--config", c.Config)
-			if err == nil && status.ProxyRefused && status.LastError.Code == "proxy-credential-refused" && status.LastError.Hop == "proxy-auth" {
-				return nil
-			}
-		}
 	}
 }

@@ -2,8 +2,10 @@ package rig
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/ebbgate/ebbgate/integration/proc"
 )
@@ -111,6 +113,37 @@ func (c *Connector) Start(ctx context.Context) error {
 		return commandError([]string{c.Name()}, err)
 	}
 	return nil
+}
+
+// AwaitRefused waits until the connector says, in its status or by its end, that its proxy has refused the credential.
+func (c *Connector) AwaitRefused(ctx context.Context) error {
+	const code, hop = "proxy-credential-refused", "proxy-auth"
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-c.Done():
+			err := Failure(ctx, c.Process)
+			var failed *CommandError
+			if errors.As(err, &failed) && failed.Code == code && failed.Hop == hop {
+				return nil
+			}
+			return err
+		case <-ctx.Done():
+			return c.Failure("does not say that the proxy refuses it")
+		case <-tick.C:
+			var status struct {
+				ProxyRefused bool                       `json:"proxy_refused"`
+				LastError    struct{ Code, Hop string } `json:"last_error"`
+			}
+			err := c.Program.Run(ctx, &status, "connector", "status", "--config", c.Config)
+			if err == nil && status.ProxyRefused && status.LastError.Code == code && status.LastError.Hop == hop {
+				return nil
+			}
+		}
+	}
 }
 
 // StartConnector configures, registers and starts a connector.
