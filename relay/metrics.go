@@ -19,15 +19,21 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	m := &metrics{
 		connections: vec("connections_total", "TCP and QUIC connections, by what they turned out to be.", "kind"),
-		sessions: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "ebbgate", Subsystem: "relay", Name: "sessions",
-			Help: "Sessions that are open now."}, []string{"role", "carrier"}),
+		sessions: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "ebbgate", Subsystem: "relay", Name: "sessions",
+			Help: "Sessions that are open now.",
+		}, []string{"role", "carrier"}),
 		sessionEnds: vec("sessions_ended_total", "Sessions that ended, by reason.", "reason"),
 		enrolments:  vec("enrolments_total", "Enrolments, by the code of their answer; ok was accepted.", "reason"),
 		dials:       vec("dials_total", "Dials, by the code of their answer; ok opened a stream or gave a grant.", "reason"),
-		lanes: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "ebbgate", Subsystem: "relay", Name: "client_lanes",
-			Help: "Lanes between clients and nodes that the relay moves now."}),
-		copied: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "ebbgate", Subsystem: "relay", Name: "client_lane_bytes_total",
-			Help: "Bytes moved between clients' and nodes' lanes."}),
+		lanes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "ebbgate", Subsystem: "relay", Name: "client_lanes",
+			Help: "Lanes between clients and nodes that the relay moves now.",
+		}),
+		copied: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "ebbgate", Subsystem: "relay", Name: "client_lane_bytes_total",
+			Help: "Bytes moved between clients' and nodes' lanes.",
+		}),
 	}
 	reg.MustRegister(m.connections, m.sessions, m.sessionEnds, m.enrolments, m.dials, m.lanes, m.copied)
 	return m

@@ -197,14 +197,21 @@ func (r *running) online(n *testNode, c tunnel.Carrier, store string) {
 		}
 		sessions.Go(func() { _ = s.Run(ctx) })
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; {
-		if live := r.relay.registry.node(keyOf(n.id)); live != nil && live.bundle() != nil && live.bundle().Lanes() == 2 {
-			return
-		}
+	until(r.t, "the node has its lanes", func() bool {
+		live := r.relay.registry.node(keyOf(n.id))
+		return live != nil && live.bundle() != nil && live.bundle().Lanes() == 2
+	})
+}
+
+// until polls for what no event tells.
+func until(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	poll := time.NewTicker(time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.Now().Add(30 * time.Second); !done(); <-poll.C {
 		if time.Now().After(deadline) {
-			r.t.Fatal("the node got no lanes")
+			t.Fatalf("never: %s", what)
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -362,12 +369,10 @@ func TestDrainLetsStreamsEnd(t *testing.T) {
 	}
 	stopped := make(chan struct{})
 	go func() { r.stop(); close(stopped) }()
-	for { // until the relay has begun to drain
-		if _, err := r.relay.dials.find(jobKey{"default", "nightly"}, "corp", "echo", 0, nodeKey{}); err != nil {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "the relay drains", func() bool {
+		_, err := r.relay.dials.find(jobKey{"default", "nightly"}, "corp", "echo", 0, nodeKey{})
+		return err != nil
+	})
 	_, _ = io.WriteString(conn, "still here")
 	_ = conn.(*net.TCPConn).CloseWrite()
 	if got, err := io.ReadAll(in); err != nil || string(got) != "still here" {

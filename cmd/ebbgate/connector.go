@@ -113,9 +113,14 @@ func statusText(r *connector.Report) string {
 		state = "online"
 	}
 	rows := [][]string{
-		{"node", r.Node}, {"state", state + " since " + shortTime(r.Since)}, {"relay", dash(r.Relay)}, {"carrier", dash(r.Carrier)},
-		{"proxy", dash(strings.TrimSpace(r.Proxy + " " + r.ProxyAuth))}, {"round trip", strconv.FormatFloat(r.RTTMillis, 'f', 1, 64) + " ms"},
-		{"certificate", "until " + shortTime(r.CertificateExpires)}, {"streams", fmt.Sprintf("%d in %d runs", r.Streams, r.Runs)},
+		{"node", r.Node},
+		{"state", state + " since " + shortTime(r.Since)},
+		{"relay", dash(r.Relay)},
+		{"carrier", dash(r.Carrier)},
+		{"proxy", dash(strings.TrimSpace(r.Proxy + " " + r.ProxyAuth))},
+		{"round trip", strconv.FormatFloat(r.RTTMillis, 'f', 1, 64) + " ms"},
+		{"certificate", "until " + shortTime(r.CertificateExpires)},
+		{"streams", fmt.Sprintf("%d in %d runs", r.Streams, r.Runs)},
 	}
 	for _, s := range r.Sessions {
 		rows = append(rows, []string{"session", fmt.Sprintf("%s over %s to %s since %s", s.Role, s.Carrier, s.Remote, shortTime(s.Since))})

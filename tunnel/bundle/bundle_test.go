@@ -24,8 +24,6 @@ type pairOf struct {
 	t       *testing.T
 	ingress *Bundle
 	node    *Node
-	mu      sync.Mutex
-	cuts    []func() // one a lane: kills it
 	serving sync.WaitGroup
 }
 
@@ -80,8 +78,6 @@ type memSocket struct {
 	in, out  *memFlow
 	mu       sync.Mutex
 	linger   int
-	shut     bool
-	sawEOF   bool
 }
 
 type memFlow struct {

@@ -2,12 +2,11 @@ package bundle
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
+	"net"
 	"testing"
 	"time"
-
-	"context"
-	"net"
 )
 
 // TestGoldenFrames holds the bytes of every frame.
