@@ -9,7 +9,7 @@
 //
 // Key state.dir of relay.yaml is EBBGATE_RELAYD_STATE_DIR in the environment
 // and --state-dir as a flag; for connector.yaml the prefix is
-// EBBGATE_CONNECTOR_. Lists are separated by commas there; stores is YAML. A
+// EBBGATE_CONNECTOR_. Lists are separated by commas there; stores and ingress.ports are YAML. A
 // variable with the prefix that is no key is an error, too.
 //
 //	relay, err := config.LoadRelay(config.Options{File: "relay.yaml"})

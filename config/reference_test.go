@@ -19,9 +19,12 @@ func TestReferenceRelay(t *testing.T) {
 	want := &Relay{
 		Hostname: "relay.example.com",
 		Listen:   RelayListen{TLS: ":443", QUIC: ":443"},
-		Ingress:  RelayIngress{Connect: "127.0.0.1:3128"},
-		State:    RelayState{Dir: "/var/lib/ebbgate", KeyFile: filepath.Join("/var/lib/ebbgate", "state.key")},
-		Metrics:  "127.0.0.1:9464",
+		Ingress: RelayIngress{
+			Connect: "127.0.0.1:3128", Socks5: "127.0.0.1:1080",
+			Ports: []RelayPort{{Listen: "127.0.0.1:11433", Gateway: "corp", Store: "erp-sql", Job: "nightly-copy"}},
+		},
+		State:   RelayState{Dir: "/var/lib/ebbgate", KeyFile: filepath.Join("/var/lib/ebbgate", "state.key")},
+		Metrics: "127.0.0.1:9464",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -110,21 +113,26 @@ func valuesOf(mappings []*yaml.Node, key string) []*yaml.Node {
 // Flags and variables are part of what operators rely on.
 func TestKeys(t *testing.T) {
 	var got []string
+	add := func(k key, prefix string) {
+		if k.usage == "" { // lists of mappings have no flag
+			got = append(got, k.variable(prefix))
+			return
+		}
+		got = append(got, "--"+k.flag()+" "+k.variable(prefix))
+	}
 	for _, k := range keysOf(rawRelay{}) {
-		got = append(got, "--"+k.flag()+" "+k.variable(relayPrefix))
+		add(k, relayPrefix)
 	}
 	for _, k := range keysOf(rawConnector{}) {
-		if k.usage == "" {
-			got = append(got, k.variable(connectorPrefix))
-			continue
-		}
-		got = append(got, "--"+k.flag()+" "+k.variable(connectorPrefix))
+		add(k, connectorPrefix)
 	}
 	want := []string{
 		"--hostname EBBGATE_RELAYD_HOSTNAME",
 		"--listen-tls EBBGATE_RELAYD_LISTEN_TLS",
 		"--listen-quic EBBGATE_RELAYD_LISTEN_QUIC",
 		"--ingress-connect EBBGATE_RELAYD_INGRESS_CONNECT",
+		"--ingress-socks5 EBBGATE_RELAYD_INGRESS_SOCKS5",
+		"EBBGATE_RELAYD_INGRESS_PORTS",
 		"--state-dir EBBGATE_RELAYD_STATE_DIR",
 		"--state-key-file EBBGATE_RELAYD_STATE_KEY_FILE",
 		"--tls-cert EBBGATE_RELAYD_TLS_CERT",

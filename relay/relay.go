@@ -49,8 +49,11 @@ type Ready struct {
 	TLS     string `json:"tls"`
 	QUIC    string `json:"quic,omitempty"`
 	Connect string `json:"connect,omitempty"`
-	Metrics string `json:"metrics,omitempty"`
-	API     string `json:"api"` // unix:// and the socket's path
+	Socks5  string `json:"socks5,omitempty"`
+	// Ports are the bound addresses of ingress.ports, in that order.
+	Ports   []string `json:"ports,omitempty"`
+	Metrics string   `json:"metrics,omitempty"`
+	API     string   `json:"api"` // unix:// and the socket's path
 }
 
 // Relay is one relay process.
@@ -120,13 +123,13 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, broken := errgroup.WithContext(serving)
-	connect := ingress.NewConnect(r.dials, r.log, ingress.NewMetrics(r.cfg.Registry))
+	doors := r.doors(l)
 	group.Go(func() error { return r.acceptTCP(broken, l.tls) })
 	group.Go(func() error { return r.acceptQUIC(broken, l.quic) })
 	group.Go(func() error { return admin.NewServer(service{r}, r.log).Serve(broken, l.api) })
 	group.Go(func() error { return r.self.renew(broken) })
-	if l.connect != nil {
-		group.Go(func() error { return connect.Serve(broken, l.connect) })
+	for _, d := range doors {
+		group.Go(func() error { return d.Serve(broken, d.listener) })
 	}
 	if l.metrics != nil {
 		group.Go(func() error { return r.serveMetrics(broken, l.metrics) })
@@ -137,7 +140,7 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	}
 	select {
 	case <-ctx.Done():
-		r.drain(connect)
+		r.drain(doors)
 	case <-broken.Done():
 	}
 	stop()
@@ -196,6 +199,8 @@ type listeners struct {
 	tls     net.Listener
 	quic    net.PacketConn
 	connect net.Listener
+	socks5  net.Listener
+	ports   []net.Listener
 	metrics net.Listener
 	api     net.Listener
 	ready   Ready
@@ -226,6 +231,20 @@ func (r *Relay) listen(ctx context.Context) (l *listeners, err error) {
 		}
 		l.ready.Connect = l.connect.Addr().String()
 	}
+	if file.Ingress.Socks5 != "" {
+		if l.socks5, err = ingress.Listen(ctx, string(file.Ingress.Socks5)); err != nil {
+			return nil, listenError("ingress.socks5", err)
+		}
+		l.ready.Socks5 = l.socks5.Addr().String()
+	}
+	for i, p := range file.Ingress.Ports {
+		bound, err := ingress.Listen(ctx, string(p.Listen))
+		if err != nil {
+			return nil, listenError(fmt.Sprintf("ingress.ports[%d].listen", i), err)
+		}
+		l.ports = append(l.ports, bound)
+		l.ready.Ports = append(l.ready.Ports, bound.Addr().String())
+	}
 	if file.Metrics != "" {
 		if l.metrics, err = config.Listen(ctx, "tcp", string(file.Metrics)); err != nil {
 			return nil, listenError("metrics", err)
@@ -249,7 +268,7 @@ func samePort(quic, tls string, bound net.Addr) string {
 }
 
 func (l *listeners) close() {
-	for _, c := range []net.Listener{l.tls, l.connect, l.metrics, l.api} {
+	for _, c := range append([]net.Listener{l.tls, l.connect, l.socks5, l.metrics, l.api}, l.ports...) {
 		if c != nil {
 			_ = c.Close()
 		}
@@ -259,15 +278,49 @@ func (l *listeners) close() {
 	}
 }
 
+// doorway is an ingress and what it listens on.
+type doorway struct {
+	ingressServer
+	listener net.Listener
+}
+
+// ingressServer is one kind of ingress.
+type ingressServer interface {
+	Serve(ctx context.Context, l net.Listener) error
+	Drain(ctx context.Context) error
+}
+
+// doors are the ingresses that are configured.
+func (r *Relay) doors(l *listeners) (list []doorway) {
+	counted := ingress.NewMetrics(r.cfg.Registry)
+	if l.connect != nil {
+		list = append(list, doorway{ingress.NewConnect(r.dials, r.log, counted), l.connect})
+	}
+	if l.socks5 != nil {
+		list = append(list, doorway{ingress.NewSocks5(r.dials, r.log, counted), l.socks5})
+	}
+	for i, p := range r.cfg.File.Ingress.Ports {
+		target := ingress.Target{Host: p.Store + "." + p.Gateway}
+		job := ingress.Job{Tenant: state.DefaultTenant, Name: p.Job}
+		list = append(list, doorway{ingress.NewPort(r.dials, target, job, r.log, counted), l.ports[i]})
+	}
+	return list
+}
+
 // drain lets open streams end: no new dials, peers are told.
-func (r *Relay) drain(connect *ingress.Connect) {
+func (r *Relay) drain(doors []doorway) {
 	r.log.Info("relay drains", "timeout", r.cfg.DrainTimeout)
 	ctx, cancel := context.WithTimeout(context.Background(), r.cfg.DrainTimeout)
 	defer cancel()
 	r.dials.drain()
 	r.registry.announceDrain()
-	if err := connect.Drain(ctx); err != nil {
-		r.log.Warn("streams were still open when the drain timeout ended; they are reset", "streams", r.registry.streams())
+	var all sync.WaitGroup
+	for _, d := range doors {
+		all.Go(func() { _ = d.Drain(ctx) })
+	}
+	all.Wait()
+	if n := r.registry.streams(); n > 0 {
+		r.log.Warn("streams were still open when the drain timeout ended; they are reset", "streams", n)
 	}
 	r.tickets.wait(ctx)
 }

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +22,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/net/proxy"
 
 	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/certs/grant"
@@ -52,8 +54,11 @@ func startRelay(t testing.TB, drain time.Duration) *running {
 	file := &config.Relay{
 		Hostname: "127.0.0.1",
 		Listen:   config.RelayListen{TLS: "127.0.0.1:0", QUIC: "127.0.0.1:0"},
-		Ingress:  config.RelayIngress{Connect: "127.0.0.1:0"},
-		State:    config.RelayState{Dir: dir, KeyFile: dir + "/state.key"},
+		Ingress: config.RelayIngress{
+			Connect: "127.0.0.1:0", Socks5: "127.0.0.1:0",
+			Ports: []config.RelayPort{{Listen: "127.0.0.1:0", Gateway: "corp", Store: "echo", Job: "nightly"}},
+		},
+		State: config.RelayState{Dir: dir, KeyFile: dir + "/state.key"},
 	}
 	ready := make(chan Ready, 1)
 	level := slog.LevelWarn
@@ -294,6 +299,33 @@ func TestConnectOverEachCarrier(t *testing.T) {
 				t.Errorf("%+v %v", nodes, err)
 			}
 		})
+	}
+}
+
+func TestSocks5AndPort(t *testing.T) {
+	r := startRelay(t, 0)
+	token := r.serve(tunnel.QUIC)
+	socks, err := proxy.SOCKS5("tcp", r.ready.Socks5, &proxy.Auth{User: "nightly/run-1", Password: token}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, _ := r.relay.registry.gateway("default", "corp")[0].store("echo")
+	port := store.Port
+	dials := map[string]func() (net.Conn, error){
+		"socks5": func() (net.Conn, error) { return socks.Dial("tcp", "echo.corp:"+strconv.Itoa(port)) },
+		"port":   func() (net.Conn, error) { return net.Dial("tcp", r.ready.Ports[0]) },
+	}
+	for name, dial := range dials {
+		conn, err := dial()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		_, _ = io.WriteString(conn, "there and back")
+		_ = conn.(interface{ CloseWrite() error }).CloseWrite()
+		if got, err := io.ReadAll(conn); err != nil || string(got) != "there and back" {
+			t.Errorf("%s: %q %v", name, got, err)
+		}
+		_ = conn.Close()
 	}
 }
 

@@ -2,9 +2,12 @@ package ingress
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
+	"time"
 )
 
 // door is what all ingresses share: who is behind it, and who is inside.
@@ -67,4 +70,45 @@ func (d *door) carry(stream Stream, sock *armedConn, prefix []byte, job Job, tar
 	_ = sock.Close()
 	d.logger.Debug("stream over", "job", job.Name, "run", job.Run, "target", target.Host, "uuid", fmt.Sprintf("%x", report.UUID),
 		"sent", report.Sent, "received", report.Received, "reason", report.Reason.String())
+}
+
+// accept serves each connection in a goroutine of its own until ctx ends.
+func (d *door) accept(ctx context.Context, l net.Listener, serve func(context.Context, *armedConn)) error {
+	l = limited(l, maxConnections)
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	defer l.Close()
+	for pause := time.Duration(0); ; {
+		conn, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			d.logger.Warn("cannot accept connections for now", "error", err, "pause", pause)
+			select {
+			case <-time.After(pause):
+				continue
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		pause = 0
+		sock := conn.(*armedConn)
+		if !d.enter() {
+			_ = sock.Close()
+			continue
+		}
+		go func() {
+			defer d.carrying.Done()
+			serve(ctx, sock)
+		}()
+	}
+}
+
+// Drain lets nobody in any more and waits until every stream is over or ctx
+// ends.
+func (d *door) Drain(ctx context.Context) error {
+	d.shut()
+	return d.wait(ctx)
 }

@@ -2,10 +2,14 @@ package ingress
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Listen listens on a TCP address for jobs. Connections have SO_LINGER 0 from
@@ -41,12 +45,47 @@ func (c *armedConn) arm() {
 // disarmOnAnswer lets the next Write take the reset back.
 func (c *armedConn) disarmOnAnswer() { c.armed.Store(false) }
 
+// whileOpen gives a context that ends when the peer gives up during a dial. The
+// function that it returns ends the watch and gives the bytes that came
+// meanwhile, which belong to the stream.
+func (c *armedConn) whileOpen(ctx context.Context) (watched context.Context, done func() []byte) {
+	watched, cancel := context.WithCancel(ctx)
+	var early []byte
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		buf := make([]byte, 4<<10)
+		n, err := c.TCPConn.Read(buf)
+		early = buf[:n]
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, io.EOF) {
+			cancel() // a reset; after a mere end of its bytes it still wants answers
+		}
+	}()
+	return watched, func() []byte {
+		_ = c.SetReadDeadline(time.Unix(1, 0))
+		<-over
+		_ = c.SetReadDeadline(time.Time{})
+		cancel()
+		return early
+	}
+}
+
 // Write is an answer of the ingress itself: it must arrive.
 func (c *armedConn) Write(p []byte) (int, error) {
 	if !c.armed.Load() {
 		_ = c.SetLinger(-1)
 	}
 	return c.TCPConn.Write(p)
+}
+
+// farewell closes after an answer of the ingress' own. What the peer sent and
+// nobody read would make the kernel reset the connection, and the answer with
+// it, so it is taken for a moment.
+func (c *armedConn) farewell() {
+	_ = c.CloseWrite()
+	_ = c.SetReadDeadline(time.Now().Add(time.Second))
+	_, _ = io.CopyN(io.Discard, c.TCPConn, 64<<10)
+	_ = c.Close()
 }
 
 // limited bounds the connections that are open at once: the next one is

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ebbgate/ebbgate/certs"
 )
 
 // filled makes a state with some of everything and closes it.
@@ -401,6 +403,66 @@ func TestEdited(t *testing.T) {
 		_, err := Open(t.Context(), Options{Dir: dir})
 		wantError(t, err, ErrInvalid, "state-newer")
 	})
+}
+
+// TestHeader changes what SQLite minds only when it writes.
+func TestHeader(t *testing.T) {
+	opt, want := filled(t)
+	whole := imageOf(t, opt.Dir)
+	for at, value := range map[int]byte{0: 's', 15: ' ', 18: 2, 19: 3} {
+		raw := bytes.Clone(whole[nameDatabase])
+		raw[at] = value
+		refused, wrong := whole.with(nameDatabase, raw).attempt(t, opt.Dir, want)
+		if wrong != nil {
+			t.Fatal(wrong)
+		}
+		wantCorrupt(t, refused, "not a database of this program")
+	}
+}
+
+// TestOtherCA has the CA replaced by someone who has the key: the marker knows
+// the one that was.
+func TestOtherCA(t *testing.T) {
+	for name, domain := range map[string]func(instance string) string{
+		"the same instance's": func(instance string) string { return instance },
+		"another's":           func(string) string { return newID() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newState(t)
+			ca := must[*certs.Authority](t)(certs.NewAuthority(domain(s.Instance()), 1, time.Now()))
+			key := must[[]byte](t)(ca.MarshalKey())
+			err := s.change(t.Context(), "replacing the CA", func(now *snapshot) ([]edit, error) {
+				return []edit{update(now.authorities[0].row, map[string]any{
+					"certificate": encodeBytes(ca.Certificate().Raw), "secret": s.keys.encrypt(key, authorityPlace(1)),
+				})}, nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			_, err = Open(t.Context(), s.opt)
+			wantCorrupt(t, err, "not the one that the marker knows")
+
+			// And the marker, too: an instance has only its own CA.
+			mark := markerOf(s.Instance(), s.current.Load().authorities).encode(s.keys)
+			if err := os.WriteFile(s.files.marker, mark, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			again, err := Open(t.Context(), s.opt)
+			if name == "another's" {
+				wantCorrupt(t, err, "CA is of another instance")
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := again.Close(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
 }
 
 // tamper runs SQL on a state's database.

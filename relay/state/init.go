@@ -41,7 +41,7 @@ func (i initializer) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	defer func() { _ = unlockFile(lock) }()
 	i.step("lock")
 	there, err := exists(i.files.staged)
 	if err != nil {

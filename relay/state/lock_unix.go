@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// lockFile locks a file, which it makes, until it is closed or the process ends.
+// lockFile locks a file, which it makes, until unlockFile or the process ends.
 // It does not wait: errLocked is another holder.
 func lockFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
@@ -29,4 +29,10 @@ func lockFile(path string) (*os.File, error) {
 		return nil, &os.PathError{Op: "lock", Path: path, Err: err}
 	}
 	return f, nil
+}
+
+// unlockFile says so before it closes: a process that was forked at this moment
+// holds the file, too, until it executes its program.
+func unlockFile(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
 }

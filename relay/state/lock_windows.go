@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// lockFile locks a file, which it makes, until it is closed or the process ends.
+// lockFile locks a file, which it makes, until unlockFile or the process ends.
 // It does not wait: errLocked is another holder.
 func lockFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
@@ -24,3 +24,5 @@ func lockFile(path string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+func unlockFile(f *os.File) error { return f.Close() }

@@ -36,7 +36,7 @@ func open(ctx context.Context, opt Options, tables schema) (*State, error) {
 		if s.db != nil {
 			_ = s.db.Close()
 		}
-		_ = lock.Close()
+		_ = unlockFile(lock)
 		return nil, err
 	}
 	opt.logger().Info("state opened", "dir", opt.Dir, "instance", s.Instance(), "revision", s.Revision())

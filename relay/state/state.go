@@ -64,7 +64,7 @@ func (s *State) Close() error {
 		return nil
 	}
 	s.closed = true
-	return errors.Join(s.db.Close(), s.lock.Close())
+	return errors.Join(s.db.Close(), unlockFile(s.lock))
 }
 
 // Instance is the instance's id, which is the trust domain of its identities.
