@@ -21,7 +21,7 @@ func TestFullDisk(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("NOT RUN: mounting needs root")
 	}
-	ctx := need(t, time.Minute)
+	ctx := need(t, 2*time.Minute)
 	h, err := lab.NewHost(t.TempDir(), "small", map[string]string{"/srv": "srv"})
 	if err != nil {
 		t.Fatal(err)

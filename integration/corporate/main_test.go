@@ -58,8 +58,10 @@ func run(m *testing.M) int {
 			return err
 		},
 		func(ctx context.Context, l *lab.Lab) (err error) {
-			web, err = l.StartNginx(ctx, l.Corp, 8080)
-			return err
+			if web, err = l.StartNginx(ctx, l.Corp, 8080); err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(web.Dir, "hello"), []byte("hello"), 0o644)
 		},
 	)
 	if err != nil {

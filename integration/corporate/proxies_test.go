@@ -5,8 +5,6 @@ package corporate
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -32,7 +30,7 @@ func TestProxies(t *testing.T) {
 		"ntlm close umlaut": through(lab.NTLMClose, lab.UmlautUser+"@corp.test", lab.UmlautPassword),
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx := need(t, time.Minute)
+			ctx := need(t, 2*time.Minute)
 			t.Parallel()
 			c := configure(ctx, t, proxy) // carrier auto: quic cannot work
 			if n := c.start(ctx, t); n.Carrier != "tls" || "http://"+c.connector.ProxyUse != proxy.URL {
@@ -46,9 +44,6 @@ func TestProxies(t *testing.T) {
 // askWeb reads a small file of the web server through the CONNECT ingress.
 func (c *company) askWeb(ctx context.Context, t *testing.T) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(web.Dir, "hello"), []byte("hello"), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	got := run1(ctx, t, network.Cloud, nil, "", "curl", "-sSf", "--proxytunnel", "-x", "http://"+c.ingress.Addr,
 		"-U", c.ingress.Job+":"+c.ingress.Token, "http://files."+c.name+":8080/hello")
 	if got != "hello" {
@@ -58,7 +53,7 @@ func (c *company) askWeb(ctx context.Context, t *testing.T) {
 
 // TestWrongPassword counts at the domain controller what a wrong password costs: one attempt, across restarts.
 func TestWrongPassword(t *testing.T) {
-	ctx := need(t, time.Minute)
+	ctx := need(t, 2*time.Minute)
 	c := configure(ctx, t, through(lab.Open, "", ""))
 	c.start(ctx, t) // registered while it still had a way out
 	c.connector.Kill()
@@ -105,7 +100,7 @@ func TestWrongPassword(t *testing.T) {
 
 // TestProxyRestart restarts the proxy under a download: the download is reset, not ended, and the node comes back.
 func TestProxyRestart(t *testing.T) {
-	ctx := need(t, time.Minute)
+	ctx := need(t, 2*time.Minute)
 	c := configure(ctx, t, domain(lab.NTLMClose))
 	store, err := oracle.StartStore(ctx, network.Corp, network.Corp.Addr()+":0")
 	if err != nil {
@@ -164,7 +159,7 @@ func TestProxyRestart(t *testing.T) {
 
 // TestDirectIsBlocked shows that nothing works here without a proxy, and that the connector says which hop it is.
 func TestDirectIsBlocked(t *testing.T) {
-	ctx := need(t, time.Minute)
+	ctx := need(t, 2*time.Minute)
 	c := configure(ctx, t, rig.Proxy{}, "tls")
 	err := c.connector.Register(ctx)
 	var failed *rig.CommandError

@@ -15,7 +15,7 @@ import (
 // TestDemo runs the demo as its README says, with a file of its own.
 func TestDemo(t *testing.T) {
 	t.Parallel()
-	ctx := deadline(t, time.Minute)
+	ctx := deadline(t, 4*time.Minute)
 	tmp, file := t.TempDir(), filepath.Join(t.TempDir(), "object")
 	const size, seed = 20<<20 + 7, 11
 	f, err := os.Create(file)

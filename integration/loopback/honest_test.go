@@ -17,7 +17,7 @@ func TestHonestEnds(t *testing.T) {
 		for _, ingress := range ingresses {
 			t.Run(carrier+"/"+ingress, func(t *testing.T) {
 				t.Parallel()
-				ctx := deadline(t, 2*time.Minute)
+				ctx := deadline(t, 4*time.Minute)
 				c := newCompany(ctx, t, carrier)
 				if ingress == "forward" {
 					c.startForward(ctx, t)
@@ -49,7 +49,7 @@ func TestManyStreams(t *testing.T) {
 	for _, carrier := range carriers {
 		t.Run(carrier, func(t *testing.T) {
 			t.Parallel()
-			ctx := deadline(t, time.Minute)
+			ctx := deadline(t, 4*time.Minute)
 			c := newCompany(ctx, t, carrier)
 			c.startForward(ctx, t)
 			var group errgroup.Group
@@ -85,7 +85,7 @@ func TestManyStreams(t *testing.T) {
 func TestResetWhileBusy(t *testing.T) {
 	t.Parallel()
 	const streams, together = 1000, 6
-	ctx := deadline(t, 2*time.Minute)
+	ctx := deadline(t, 4*time.Minute)
 	c := newCompany(ctx, t, "tls")
 	var group errgroup.Group
 	group.SetLimit(together)

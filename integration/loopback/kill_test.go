@@ -118,7 +118,7 @@ func killAll(t *testing.T, companies, kills int, interrupt func(context.Context,
 	for _, carrier := range carriers {
 		t.Run(carrier, func(t *testing.T) {
 			t.Parallel()
-			ctx := deadline(t, 3*time.Minute)
+			ctx := deadline(t, 4*time.Minute)
 			relay := startRelay(ctx, t)
 			var workers sync.WaitGroup
 			for i := range companies {

@@ -2,6 +2,7 @@ package loopback
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -25,6 +26,10 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	binary = path
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil { // they mostly wait
+		panic(err)
+	}
 	code := m.Run()
 	remove()
 	os.Exit(code)

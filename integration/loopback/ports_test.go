@@ -94,7 +94,7 @@ func shake(c net.Conn, alpn string) error {
 // TestStrangers has many strangers at each port at once. Each is freed in time, and meanwhile jobs get through.
 func TestStrangers(t *testing.T) {
 	t.Parallel()
-	ctx := deadline(t, time.Minute)
+	ctx := deadline(t, 4*time.Minute)
 	c := newCompany(ctx, t, "tls")
 	var talking sync.WaitGroup
 	for _, port := range []struct{ name, network, addr string }{

@@ -73,7 +73,7 @@ func answer(text string, keep bool) func(net.Conn) {
 // TestBrokenProxies registers through proxies that misbehave. Each failure names the hop and what was seen.
 func TestBrokenProxies(t *testing.T) {
 	t.Parallel()
-	ctx := deadline(t, time.Minute)
+	ctx := deadline(t, 4*time.Minute)
 	relay := startRelay(ctx, t)
 	keys, err := relay.CreateGateway(ctx, corp)
 	if err != nil {
@@ -203,7 +203,7 @@ func (p *basicProxy) splice(conn net.Conn, r io.Reader, target string) {
 // until the password file changes.
 func TestWrongProxyPassword(t *testing.T) {
 	t.Parallel()
-	ctx := deadline(t, time.Minute)
+	ctx := deadline(t, 4*time.Minute)
 	relay := startRelay(ctx, t)
 	keys, err := relay.CreateGateway(ctx, corp)
 	if err != nil {

@@ -40,7 +40,7 @@ func wantFailure(t *testing.T, err error, code, hop string, mentions ...string) 
 // TestRegistration registers with keys and configurations that are wrong in every way that happens.
 func TestRegistration(t *testing.T) {
 	t.Parallel()
-	ctx := deadline(t, time.Minute)
+	ctx := deadline(t, 4*time.Minute)
 	relay, other := startRelay(ctx, t), startRelay(ctx, t)
 	keys, err := relay.CreateGateway(ctx, corp)
 	if err != nil {
@@ -159,7 +159,7 @@ func swap(c byte) string {
 // TestConfigurationErrors gives both programs files that they must reject, and say why and where.
 func TestConfigurationErrors(t *testing.T) {
 	t.Parallel()
-	ctx := deadline(t, time.Minute)
+	ctx := deadline(t, 4*time.Minute)
 	for _, test := range []struct {
 		name, command, file string
 		mentions            []string

@@ -51,7 +51,7 @@ func edit(path string, f func([]byte) []byte) error {
 // or be the same relay as before: never a new one.
 func TestDamagedState(t *testing.T) {
 	t.Parallel()
-	ctx := deadline(t, 2*time.Minute)
+	ctx := deadline(t, 4*time.Minute)
 	relay, err := rig.StartRelay(ctx, rig.Program{Path: binary}, rig.RelayOptions{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +154,7 @@ func restore(t *testing.T, good, state string) {
 // TestInit makes state once and only once, and runs nothing where none was made.
 func TestInit(t *testing.T) {
 	t.Parallel()
-	ctx := deadline(t, time.Minute)
+	ctx := deadline(t, 4*time.Minute)
 	p := rig.Program{Path: binary}
 	dir := t.TempDir()
 	config := filepath.Join(dir, "relay.yaml")

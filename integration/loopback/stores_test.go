@@ -47,7 +47,7 @@ func (c *company) wantRefused(ctx context.Context, t *testing.T, in rig.Ingress,
 // TestStoreErrors dials stores that cannot be reached, and asks by jobs that must not.
 func TestStoreErrors(t *testing.T) {
 	t.Parallel()
-	ctx := deadline(t, time.Minute)
+	ctx := deadline(t, 4*time.Minute)
 	c := newCompany(ctx, t, "tls")
 	silent := fullBacklog(t)
 	c.newConnector(ctx, t, "broken",
@@ -161,7 +161,7 @@ var forbidden = []string{
 // TestAddressPolicy has a connector whose stores are forbidden addresses in every spelling. None may be dialled.
 func TestAddressPolicy(t *testing.T) {
 	t.Parallel()
-	ctx := deadline(t, time.Minute)
+	ctx := deadline(t, 4*time.Minute)
 	c := newCompany(ctx, t, "tls")
 	var reached atomic.Int32
 	ln, err := net.Listen("tcp", ":0")

@@ -50,6 +50,10 @@ func index(seed, w uint64) int64 {
 }
 
 // Fill writes into p the content's bytes from offset on. Safe for concurrent use.
+//
+// It touches nothing but p; the race detector would make it ten times slower.
+//
+//go:norace
 func Fill(p []byte, seed uint64, offset int64) {
 	i := offset >> 3
 	if skip := int(offset & 7); skip != 0 {

@@ -66,7 +66,7 @@ func Start(spec Spec) (*Process, error) {
 		p.cmd.Stdout = &lines{each: func(line string) { p.line(line, spec.Lines) }}
 	}
 	p.cmd.SysProcAttr = attr(spec.Attr)
-	p.cmd.WaitDelay = time.Second // for grandchildren that keep the output open
+	p.cmd.WaitDelay = 10 * time.Second // for grandchildren that keep the output open
 	where := spec.Where
 	if where == nil {
 		where = here()

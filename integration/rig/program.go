@@ -84,17 +84,18 @@ type Program struct {
 // CommandError is what a command that failed says of itself with --json.
 type CommandError struct {
 	Command string `json:"-"`
-	Exit    int    `json:"-"` // -1: killed
+	Exit    int    `json:"-"` // -1: there is none, as Err says
 	Code    string `json:"code"`
 	Hop     string `json:"hop"`
 	Message string `json:"message"`
 	Advice  string `json:"advice"`
 	Output  string `json:"-"` // the end of what it wrote
+	Err     error  `json:"-"` // of the process
 }
 
 func (e *CommandError) Error() string {
 	if e.Code == "" {
-		return fmt.Sprintf("rig: ebbgate %s: exit %d without an error object:\n%s", e.Command, e.Exit, e.Output)
+		return fmt.Sprintf("rig: ebbgate %s: %v, without an error object:\n%s", e.Command, e.Err, e.Output)
 	}
 	return fmt.Sprintf("rig: ebbgate %s: exit %d: %s at hop %q: %s (%s)", e.Command, e.Exit, e.Code, e.Hop, e.Message, e.Advice)
 }
@@ -138,7 +139,7 @@ func commandError(args []string, err error) error {
 	if !errors.As(err, &exit) || exit.Err == nil {
 		return err
 	}
-	e := &CommandError{Exit: -1, Output: exit.Output}
+	e := &CommandError{Exit: -1, Output: exit.Output, Err: exit.Err}
 	var status *exec.ExitError
 	if errors.As(exit.Err, &status) {
 		e.Exit = status.ExitCode()
@@ -146,7 +147,7 @@ func commandError(args []string, err error) error {
 	for line := range bytes.Lines([]byte(exit.Output)) {
 		var printed struct{ Error *CommandError }
 		if bytes.HasPrefix(line, []byte(`{"error"`)) && json.Unmarshal(line, &printed) == nil && printed.Error != nil {
-			printed.Error.Exit, printed.Error.Output = e.Exit, e.Output
+			printed.Error.Exit, printed.Error.Output, printed.Error.Err = e.Exit, e.Output, e.Err
 			e = printed.Error
 		}
 	}
