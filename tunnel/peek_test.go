@@ -1,0 +1,134 @@
+package tunnel
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// clientHello is what crypto/tls sends first.
+func clientHello(t testing.TB, protocols ...string) []byte {
+	t.Helper()
+	a, b := net.Pipe()
+	defer b.Close()
+	go func() {
+		_ = tls.Client(a, &tls.Config{ServerName: "relay.example.com", NextProtos: protocols, InsecureSkipVerify: true}).Handshake()
+	}()
+	defer a.Close()
+	header := make([]byte, 5)
+	if _, err := io.ReadFull(b, header); err != nil {
+		t.Fatal(err)
+	}
+	body := make([]byte, int(header[3])<<8|int(header[4]))
+	if _, err := io.ReadFull(b, body); err != nil {
+		t.Fatal(err)
+	}
+	return append(header, body...)
+}
+
+// inRecords cuts one record into several.
+func inRecords(record []byte, size int) (out []byte) {
+	for body := record[5:]; len(body) > 0; {
+		n := min(size, len(body))
+		out = append(out, 22, 3, 1, byte(n>>8), byte(n))
+		out = append(out, body[:n]...)
+		body = body[n:]
+	}
+	return out
+}
+
+func TestPeek(t *testing.T) {
+	session := clientHello(t, ALPN)
+	tests := []struct {
+		name   string
+		sent   []byte
+		kind   Kind
+		reason string
+	}{
+		{"session", session, KindSession, ""},
+		{"session among others", clientHello(t, "h2", ALPN), KindSession, ""},
+		{"session in many records", inRecords(session, 100), KindSession, ""},
+		{"lane", clientHello(t, ALPNLane, "0123456789abcdef"), KindLane, ""},
+		{"browser", clientHello(t, "h2", "http/1.1"), KindTLS, ""},
+		{"no ALPN", clientHello(t), KindTLS, ""},
+		{"client's lane", []byte("EBBLANE 0123\n"), KindClientLane, ""},
+		{"HTTP", []byte("GET / HTTP/1.1\r\n"), KindHTTP, ""},
+		{"HTTP that begins alike", []byte("EBBX / HTTP/1.1\r\n"), KindHTTP, ""},
+		{"zeros", make([]byte, 100), "", "garbage"},
+		{"SSH", []byte("ssh"), "", "garbage"},
+		{"an alert", []byte{21, 3, 3, 0, 2, 1, 0}, "", "garbage"},
+		{"a record of another handshake message", []byte{22, 3, 3, 0, 4, 2, 0, 0, 0}, "", "garbage"},
+		{"an empty record", []byte{22, 3, 3, 0, 0}, "", "garbage"},
+		{"an endless ClientHello", []byte{22, 3, 3, 0, 4, 1, 0xff, 0xff, 0xff}, "", "too-long"},
+		{"a hello that contradicts itself", append([]byte{22, 3, 3, 0, 44, 1, 0, 0, 40}, bytes.Repeat([]byte{0xff}, 40)...), "", "garbage"},
+		{"half a ClientHello", session[:len(session)/2], "", "silence"},
+		{"silence", nil, "", "silence"},
+		{"half a word", []byte("EBB"), "", "silence"},
+	}
+	for _, test := range tests {
+		for _, piece := range []int{1 << 20, 1} {
+			t.Run(test.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					a, b := net.Pipe()
+					var writer sync.WaitGroup
+					defer writer.Wait()
+					defer a.Close()
+					defer b.Close()
+					writer.Go(func() {
+						for sent := test.sent; len(sent) > 0; {
+							n, err := a.Write(sent[:min(piece, len(sent))])
+							if err != nil {
+								return
+							}
+							sent = sent[n:]
+							time.Sleep(time.Millisecond)
+						}
+					})
+					start := time.Now()
+					kind, again, err := Peek(b, 10*time.Second)
+					if test.reason != "" {
+						var bad *PeekError
+						if !errors.As(err, &bad) || bad.Reason != test.reason {
+							t.Fatalf("%v, want %s", err, test.reason)
+						}
+						if took := time.Since(start); took > 10*time.Second {
+							t.Errorf("took %v", took)
+						}
+						return
+					}
+					if err != nil || kind != test.kind {
+						t.Fatalf("%q %v, want %q", kind, err, test.kind)
+					}
+					got := make([]byte, len(test.sent))
+					if _, err := io.ReadFull(again, got); err != nil || !bytes.Equal(got, test.sent) {
+						t.Errorf("the bytes did not come again: %v", err)
+					}
+				})
+			})
+		}
+	}
+}
+
+func FuzzPeek(f *testing.F) {
+	f.Add(clientHello(f, ALPN))
+	f.Add(inRecords(clientHello(f, ALPNLane, "x"), 7))
+	f.Add([]byte("EBBLANE x\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, c := net.Pipe()
+		go func() { _, _ = a.Write(b); a.Close() }()
+		kind, again, err := Peek(c, 10*time.Second)
+		if err == nil {
+			got, _ := io.ReadAll(again)
+			if !bytes.Equal(got, b) {
+				t.Errorf("%q: %d of %d bytes came again", kind, len(got), len(b))
+			}
+		}
+		c.Close()
+	})
+}
