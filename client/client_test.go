@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
@@ -206,10 +207,14 @@ func TestClientStopsByItself(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := startRelay(t, echoStore(t))
+			start := time.Now()
 			c := startClient(t, r, func(cfg *Config) { tc.change(r, cfg) })
 			// Who waits for a stream learns it, too.
 			_, openErr := c.Open(t.Context(), testTarget)
 			err := c.ended()
+			if d := time.Since(start); d > 10*time.Second {
+				t.Errorf("it went on for %v", d)
+			}
 			var named interface {
 				Code() string
 				Hop() string
@@ -227,13 +232,16 @@ func TestClientStopsByItself(t *testing.T) {
 
 func TestClientRenewsItsCertificate(t *testing.T) {
 	r := startRelay(t, echoStore(t))
-	r.life = 2 * time.Second
+	r.life = 3 * time.Second
 	tc := startClient(t, r, nil)
 	addr := tc.forward()
 	c := dialTCP(t, addr)
 	c.Write([]byte("before "))
 	first := tc.awaitCertificate(nil)
 	second := tc.awaitCertificate(first)
+	if now := time.Now(); now.After(first.NotAfter) {
+		t.Errorf("renewed %v after the certificate's end", now.Sub(first.NotAfter))
+	}
 	tc.awaitCertificate(second)
 	c.Write([]byte("and after"))
 	c.CloseWrite()
@@ -254,17 +262,17 @@ func TestClientRenewsItsCertificate(t *testing.T) {
 }
 
 // awaitCertificate waits for another certificate than old.
-func (tc *testClient) awaitCertificate(old []byte) (der []byte) {
+func (tc *testClient) awaitCertificate(old *x509.Certificate) (leaf *x509.Certificate) {
 	tc.t.Helper()
 	until(tc.t, "another certificate", func() bool {
 		c := tc.holder.Certificate()
-		if c == nil || slices.Equal(c.Certificate[0], old) {
+		if c == nil || c.Leaf == old {
 			return false
 		}
-		der = c.Certificate[0]
+		leaf = c.Leaf
 		return true
 	})
-	return der
+	return leaf
 }
 
 func TestClientComesBack(t *testing.T) {
@@ -361,6 +369,38 @@ func TestClientUsesTheRelaysClock(t *testing.T) {
 		if left := time.Until(g.expires); (left - want).Abs() > 5*time.Second {
 			t.Errorf("with a relay %v ahead a grant of a minute lasts %v, want %v", skew, left, want)
 		}
+	}
+}
+
+func TestSessionsThatGo(t *testing.T) {
+	s := newSessions()
+	first, second := tunnel.NewSession(nil, tunnel.SessionConfig{}), tunnel.NewSession(nil, tunnel.SessionConfig{})
+	control := func() *tunnel.Session {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		got, _, _ := s.awaitControl(ctx)
+		return got
+	}
+	if control() != nil {
+		t.Error("a session from nowhere")
+	}
+	s.up(tunnel.RoleClient, first, 0)
+	s.up(tunnel.RoleBulk, second, 0)
+	if control() != first {
+		t.Error("the session that is up is not given")
+	}
+	s.up(tunnel.RoleClient, second, 0) // a better one; then the old one ends
+	s.down(first)
+	if control() != second {
+		t.Error("the better session is not given")
+	}
+	s.down(second)
+	if control() != nil {
+		t.Error("a session that is over is given")
+	}
+	s.end(net.ErrClosed)
+	if _, _, err := s.awaitControl(t.Context()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after the end: %v", err)
 	}
 }
 

@@ -23,8 +23,7 @@ const (
 func (c *Client) firstEnrolment(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout)
 	defer cancel()
-	_, err := c.enrolUntil(ctx)
-	return err
+	return c.enrolUntil(ctx)
 }
 
 // renew replaces the certificate at about half of its life, again and again,
@@ -37,7 +36,7 @@ func (c *Client) renew(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if _, err := c.enrolUntil(ctx); err != nil {
+		if err := c.enrolUntil(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -48,25 +47,25 @@ func (c *Client) renew(ctx context.Context) error {
 }
 
 // enrolUntil enrols, again and again until it works, ctx ends or trying is
-// useless. It gives the number of failures.
-func (c *Client) enrolUntil(ctx context.Context) (failures int, err error) {
+// useless.
+func (c *Client) enrolUntil(ctx context.Context) error {
 	bound := enrolRetryFirst
+	var seen error
 	for {
 		err := c.enrol(ctx)
 		if err == nil {
-			return failures, nil
+			return nil
 		}
-		failures++
-		if final(err) {
-			return failures, err
+		if ctx.Err() != nil && seen != nil {
+			return seen // this attempt was cut short and says less
 		}
 		wait := rand.N(bound) + bound/4
-		if deadline, ok := ctx.Deadline(); ctx.Err() != nil || ok && time.Until(deadline) < wait {
-			return failures, err
+		if deadline, ok := ctx.Deadline(); final(err) || ctx.Err() != nil || ok && time.Until(deadline) < wait {
+			return err
 		}
 		c.failed(err, wait)
 		pause(ctx, wait)
-		bound = min(2*bound, enrolRetryMost)
+		seen, bound = err, min(2*bound, enrolRetryMost)
 	}
 }
 

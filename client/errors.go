@@ -15,10 +15,10 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	if e.err == nil || e.message == "" {
-		return "client: " + e.message
+	if e.err == nil {
+		return e.message
 	}
-	return "client: " + e.message + ": " + e.err.Error()
+	return e.message + ": " + e.err.Error()
 }
 
 // Unwrap gives the cause; nil where there is none.

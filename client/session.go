@@ -192,7 +192,7 @@ func (c *Client) failed(err error, wait time.Duration) {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return
 	}
-	c.log.Warn("no session to the relay", append([]any{"again_in", wait.Round(time.Millisecond)}, attributes(err)...)...)
+	c.log.Warn("no session to the relay", append([]any{"again_in", wait.Round(time.Millisecond).String()}, attributes(err)...)...)
 }
 
 // serve runs one session to its end.

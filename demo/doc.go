@@ -14,5 +14,5 @@
 //
 // Run may be called once at a time in a process. It leaves nothing behind:
 // children end with their parent however it ends (see [EndWithParent]), and the
-// folder with state and data is removed.
+// folder with state and data is removed, unless the demo itself is killed.
 package demo
