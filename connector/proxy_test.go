@@ -239,7 +239,7 @@ func TestBetterCarrierWaits(t *testing.T) {
 		t.Errorf("the stream that was open: %+v", got)
 	}
 	for n.node.Streams() > 0 {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	if link, err = probe.Better(ctx, tunnel.TLS); err != nil {
 		t.Fatal(err)
@@ -261,7 +261,7 @@ func TestBetterCarrierWaits(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("the bulk session stays")
 		}
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	cancel()
 	<-ended

@@ -234,13 +234,11 @@ func TestRegisterChecksTheAnswer(t *testing.T) {
 		{"foreign roots", func(s *certs.Saved, _ *tunnel.Enrolled) { s.Roots = [][]byte{other.ca.Certificate().Raw} }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			key, chain := r.issue(r.node("n1"), nil, time.Hour)
-			_ = key
 			priv, err := certs.GenerateKey()
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, chain = r.issue(r.node("n1"), priv.Public(), time.Hour)
+			_, chain := r.issue(r.node("n1"), priv.Public(), time.Hour)
 			s := &certs.Saved{Key: priv, Chain: chain, Roots: [][]byte{r.ca.Certificate().Raw}}
 			answer := &tunnel.Enrolled{Identity: r.node("n1").String()}
 			tc.change(s, answer)

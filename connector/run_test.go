@@ -127,7 +127,7 @@ func (p *process) status(wanted func(*Report) bool) *Report {
 		if last, err = Status(p.t.Context(), p.dir); err == nil && wanted(last) {
 			return last
 		}
-		time.Sleep(5 * time.Millisecond)
+		<-time.After(5 * time.Millisecond)
 	}
 	p.t.Fatalf("status %+v, %v", last, err)
 	return nil

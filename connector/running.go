@@ -69,9 +69,6 @@ func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Sav
 	return r, nil
 }
 
-// stopTimeout bounds how long the orderly end may take.
-const stopTimeout = time.Second
-
 // run serves until ctx ends or until a session fails for good.
 func (r *running) run(ctx context.Context) error {
 	log := r.logger.With("node", r.id.name.String())

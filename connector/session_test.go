@@ -330,7 +330,7 @@ func TestClock(t *testing.T) {
 		if got := c.set(start.Add(time.Hour), start); got != time.Hour-100*time.Millisecond {
 			t.Errorf("offset %v", got)
 		}
-		if got := c.now().Sub(time.Now()); got != time.Hour-100*time.Millisecond {
+		if got := time.Until(c.now()); got != time.Hour-100*time.Millisecond {
 			t.Errorf("now is %v ahead", got)
 		}
 		if c.set(time.Time{}, start) != 0 || c.now().Equal(time.Now()) {
