@@ -10,7 +10,9 @@ import (
 
 const listNodes = "ebbgate node list GATEWAY shows a gateway's nodes"
 
-// RegisterNode makes a node with its public key (PKIX) and counter 0.
+// RegisterNode makes a node with its public key (PKIX) and counter 0. A name that
+// is taken is an [ErrExists], unless it is the same node with the same key, whose
+// answer was lost.
 func (s *State) RegisterNode(ctx context.Context, tenant, gateway, name string, pub []byte) (Node, error) {
 	if err := checkName("node", name); err != nil {
 		return Node{}, err
@@ -23,7 +25,10 @@ func (s *State) RegisterNode(ctx context.Context, tenant, gateway, name string, 
 		if _, err := now.gateway(tenant, gateway); err != nil {
 			return nil, err
 		}
-		if now.nodes[key][name] != nil {
+		if old := now.nodes[key][name]; old != nil {
+			if old.Counter == 0 && bytes.Equal(old.PublicKey, pub) {
+				return nil, nil
+			}
 			return nil, already("node", gateway+"/"+name, "choose another --name")
 		}
 		if len(now.nodes[key]) >= maxNodes {
