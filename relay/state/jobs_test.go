@@ -1,7 +1,6 @@
 package state
 
 import (
-	"strings"
 	"testing"
 	"time"
 
