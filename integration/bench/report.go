@@ -194,7 +194,7 @@ func (r *report) table(w io.Writer, head []string, cells func(*rowFound) []strin
 	fmt.Fprintln(t, strings.Join(head, "\t"))
 	for _, f := range r.Rows {
 		if f.NotRun != "" {
-			fmt.Fprintf(t, "%s\tnot run\n", f.Name)
+			fmt.Fprintln(t, f.Name+"\tnot run"+strings.Repeat("\t", len(head)-2)) // as many cells as the others
 			continue
 		}
 		fmt.Fprintln(t, strings.Join(append([]string{f.Name}, cells(f)...), "\t"))

@@ -81,7 +81,7 @@ func run(m *testing.M) int {
 	fmt.Printf("the lab and a relay are up after %v\n", time.Since(began).Round(100*time.Millisecond))
 	code := m.Run()
 	if code != 0 {
-		fmt.Printf("output of the relay ends:\n%s\n", relay.Output())
+		fmt.Printf("output of the relay ends:\n%s\n", relay.Tail())
 	}
 	return code
 }
@@ -142,7 +142,7 @@ func configure(ctx context.Context, t *testing.T, proxy rig.Proxy, carriers ...s
 		}
 		c.connector.Kill()
 		if t.Failed() {
-			t.Logf("output of the connector ends:\n%s", c.connector.Output())
+			t.Logf("output of the connector ends:\n%s", c.connector.Tail())
 		}
 	})
 	return c
@@ -190,7 +190,7 @@ func (c *company) forward(ctx context.Context, t *testing.T, store string, carri
 	t.Cleanup(func() {
 		f.Kill()
 		if t.Failed() {
-			t.Logf("output of the forward ends:\n%s", f.Output())
+			t.Logf("output of the forward ends:\n%s", f.Tail())
 		}
 	})
 	host, port, err = net.SplitHostPort(f.Addr)

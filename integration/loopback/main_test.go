@@ -62,7 +62,7 @@ func watch(t *testing.T, p *proc.Process, stop bool) {
 			p.Kill()
 		}
 		if t.Failed() {
-			t.Logf("output of %s ends:\n%s", p.Name(), p.Output())
+			t.Logf("output of %s ends:\n%s", p.Name(), p.Tail())
 		}
 	})
 }
@@ -153,7 +153,7 @@ func (c *company) newConnector(ctx context.Context, t *testing.T, name string, s
 	t.Cleanup(func() { // a test may have restarted it
 		connector.Kill()
 		if t.Failed() {
-			t.Logf("output of connector %s ends:\n%s", name, connector.Output())
+			t.Logf("output of connector %s ends:\n%s", name, connector.Tail())
 		}
 	})
 	n, err := c.relay.Await(ctx, c.gateway, name, rig.Online)

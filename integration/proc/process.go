@@ -45,13 +45,19 @@ type Process struct {
 	out   *tail // standard output and standard error, for messages
 }
 
+// How much of a process' output is kept, and how much of that is shown in messages.
+const (
+	keep = 4 << 20
+	show = 8 << 10
+)
+
 // Start starts a process.
 func Start(spec Spec) (*Process, error) {
 	p := &Process{
 		name:  spec.Name,
 		ready: make(chan json.RawMessage, 1),
 		done:  make(chan struct{}),
-		out:   &tail{max: 32 << 10},
+		out:   &tail{max: keep},
 	}
 	if p.name == "" {
 		p.name = spec.Path
@@ -105,8 +111,11 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Done is closed once the process has ended and was waited for.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Output returns the last 32 KiB of what the process wrote.
-func (p *Process) Output() string { return p.out.String() }
+// Output returns what the process wrote, or the last 4 MiB of that.
+func (p *Process) Output() string { return p.out.last(keep) }
+
+// Tail returns the end of what the process wrote, for messages.
+func (p *Process) Tail() string { return p.out.last(show) }
 
 // Ready waits for the process to print `ready {json}` and decodes the JSON into v. It may be called once.
 func (p *Process) Ready(ctx context.Context, v any) error {
@@ -139,7 +148,7 @@ func (e *ExitError) Unwrap() error { return e.Err }
 
 // Failure makes an error about the process that shows the end of its output.
 func (p *Process) Failure(what string) error {
-	e := &ExitError{Name: p.name, What: what, Output: p.Output()}
+	e := &ExitError{Name: p.name, What: what, Output: p.Tail()}
 	select {
 	case <-p.done:
 		e.Err = p.err
@@ -226,10 +235,11 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (t *tail) String() string {
+// last returns the last n bytes, if so many were kept.
+func (t *tail) last(n int) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return string(t.buf[max(0, len(t.buf)-t.max):])
+	return string(t.buf[max(0, len(t.buf)-min(n, t.max)):])
 }
 
 // lines is a writer that cuts what it is given into lines. A last line without an end is lost.

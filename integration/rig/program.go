@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ebbgate/ebbgate/integration/proc"
@@ -79,6 +80,7 @@ type Program struct {
 	Path  string
 	Where proc.Starter // nil: on this machine
 	Env   []string     // added to this process's
+	Flags []string     // added to each command's
 }
 
 // CommandError is what a command that failed says of itself with --json.
@@ -123,7 +125,7 @@ func (p Program) spec(args []string) proc.Spec {
 	return proc.Spec{
 		Name:  "ebbgate " + strings.Join(args[:min(2, len(args))], " "),
 		Path:  p.Path,
-		Args:  append(append([]string{}, args...), "--json"),
+		Args:  slices.Concat(args, []string{"--json"}, p.Flags),
 		Env:   p.Env,
 		Where: p.Where,
 	}

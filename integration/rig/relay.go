@@ -17,6 +17,7 @@ type RelayOptions struct {
 	Listen   string // host:port of TLS and QUIC; they share the number
 	Connect  string
 	Config   map[string]any // more keys of relay.yaml
+	Flags    []string       // of relay run
 }
 
 // Relay is a running relay.
@@ -25,6 +26,8 @@ type Relay struct {
 	Program       Program `json:"-"`
 	Dir           string  `json:"-"`
 	Config        string  `json:"-"` // path of relay.yaml
+
+	flags []string // of relay run
 
 	// The addresses at which it serves.
 	TLS     string `json:"tls"`
@@ -37,7 +40,7 @@ type Relay struct {
 
 // StartRelay starts a relay and waits until it serves. Where the directory holds no state yet, it makes it.
 func StartRelay(ctx context.Context, p Program, o RelayOptions) (*Relay, error) {
-	r := &Relay{Program: p, Dir: o.Dir, Config: filepath.Join(o.Dir, "relay.yaml")}
+	r := &Relay{Program: p, Dir: o.Dir, Config: filepath.Join(o.Dir, "relay.yaml"), flags: o.Flags}
 	listen, err := o.listen()
 	if err != nil {
 		return nil, err
@@ -90,7 +93,7 @@ func (o RelayOptions) listen() (string, error) {
 
 // Restart starts a relay that has ended again, on the same ports unless its configuration says 0.
 func (r *Relay) Restart(ctx context.Context) (err error) {
-	if r.Process, err = r.Program.Start("relay", "run", "--init", "--config", r.Config); err != nil {
+	if r.Process, err = r.Program.Start(append([]string{"relay", "run", "--init", "--config", r.Config}, r.flags...)...); err != nil {
 		return err
 	}
 	if err := r.Ready(ctx, r); err != nil {
