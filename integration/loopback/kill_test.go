@@ -16,14 +16,14 @@ import (
 
 const (
 	kills = 50 // of each kind on each carrier
-	// endless is longer than any download of these tests gets.
+	// endless is longer than any copy of these tests gets.
 	endless = 1 << 40
 	// noticed bounds the time from a kill to the end of its streams.
 	noticed = 20 * time.Second
 )
 
-// download is a download in progress that is going to be interrupted.
-type download struct {
+// transfer is a copy in progress that is going to be interrupted.
+type transfer struct {
 	ingress string
 	id      string
 	under   chan struct{} // closed once enough bytes have arrived
@@ -31,43 +31,48 @@ type download struct {
 	outcome oracle.Outcome
 }
 
-// begin starts an endless download and returns once it is under way: after a random number of bytes.
-func (c *company) begin(ctx context.Context, ingress string) (*download, error) {
+// begin starts an endless download, or upload, and returns once it is under way: after a random number of bytes.
+func (c *company) begin(ctx context.Context, ingress string, upload bool) (*transfer, error) {
 	conn, err := c.dial(ctx, ingress)
 	if err != nil {
 		return nil, err
 	}
-	d := &download{ingress: ingress, id: rand.Text(), under: make(chan struct{}), done: make(chan struct{})}
+	d := &transfer{ingress: ingress, id: rand.Text(), under: make(chan struct{}), done: make(chan struct{})}
 	enough := mathrand.Int64N(8 << 20)
 	var once sync.Once
-	j := oracle.Job{
-		Script: oracle.Script{ID: d.id, Seed: mathrand.Uint64(), Send: endless, End: oracle.EndFIN},
-		Observe: func(n int64) {
-			if n > enough {
-				once.Do(func() { close(d.under) })
-			}
-		},
+	observe := func(n int64) {
+		if n > enough {
+			once.Do(func() { close(d.under) })
+		}
+	}
+	seed := mathrand.Uint64()
+	j := oracle.Job{Script: oracle.Script{ID: d.id, Seed: seed, Send: endless, End: oracle.EndFIN}, Observe: observe}
+	if upload {
+		j = oracle.Job{
+			Script: oracle.Script{ID: d.id, End: oracle.EndFIN, ReadFirst: true, UploadSeed: seed},
+			Upload: endless, ObserveUpload: observe,
+		}
 	}
 	go d.run(j, conn)
 	select {
 	case <-d.under:
 		return d, nil
 	case <-d.done:
-		return nil, fmt.Errorf("the download by %s ended by itself: %v", ingress, d.outcome)
+		return nil, fmt.Errorf("the copy by %s ended by itself: %v", ingress, d.outcome)
 	case <-ctx.Done():
 		_ = conn.Close()
 		<-d.done
-		return nil, fmt.Errorf("the download by %s makes no progress: %v", ingress, d.outcome)
+		return nil, fmt.Errorf("the copy by %s makes no progress: %v", ingress, d.outcome)
 	}
 }
 
-func (d *download) run(j oracle.Job, conn *net.TCPConn) {
+func (d *transfer) run(j oracle.Job, conn *net.TCPConn) {
 	defer close(d.done)
 	d.outcome, _ = j.Run(conn)
 }
 
-// interrupted waits for the download's end, which must not look like a good one.
-func (d *download) interrupted(ctx context.Context) error {
+// interrupted waits for the copy's end, which must not look like a good one.
+func (d *transfer) interrupted(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, noticed)
 	defer cancel()
 	select {
@@ -81,21 +86,25 @@ func (d *download) interrupted(ctx context.Context) error {
 	return nil
 }
 
-// beginBoth starts a download by each ingress.
-func (c *company) beginBoth(ctx context.Context) (downloads []*download, err error) {
+// beginAll starts a download and an upload by each ingress.
+func (c *company) beginAll(ctx context.Context) (copies []*transfer, err error) {
 	for _, ingress := range ingresses {
-		d, err := c.begin(ctx, ingress)
-		if err != nil {
-			return downloads, err
+		for _, upload := range []bool{false, true} {
+			d, err := c.begin(ctx, ingress, upload)
+			if err != nil {
+				return copies, err
+			}
+			copies = append(copies, d)
 		}
-		downloads = append(downloads, d)
 	}
-	return downloads, nil
+	return copies, nil
 }
 
-// interruptedBoth waits until the jobs have noticed, and the store too where it lives.
-func (c *company) interruptedBoth(ctx context.Context, downloads []*download, storeLives bool) error {
-	for _, d := range downloads {
+// interruptedAll waits until the jobs have noticed, and the store too where it lives. What the store reads of an
+// interrupted copy must not come to a clean end either: a connection that nobody reads may hide that, because the
+// kernel resets what has unread bytes, so there are uploads among them.
+func (c *company) interruptedAll(ctx context.Context, copies []*transfer, storeLives bool) error {
+	for _, d := range copies {
 		if err := d.interrupted(ctx); err != nil {
 			return err
 		}
@@ -138,16 +147,16 @@ func killAll(t *testing.T, companies, kills int, interrupt func(context.Context,
 	}
 }
 
-// TestKilledConnector kills connectors in mid-download: neither the jobs nor the store may take that for an end. Many
+// TestKilledConnector kills connectors in mid-copy: neither the jobs nor the store may take that for an end. Many
 // at a time, because over QUIC nobody says that a process is gone.
 func TestKilledConnector(t *testing.T) {
 	killAll(t, 10, kills, func(ctx context.Context, c *company) error {
-		downloads, err := c.beginBoth(ctx)
+		copies, err := c.beginAll(ctx)
 		if err != nil {
 			return err
 		}
 		c.connector.Kill()
-		if err := c.interruptedBoth(ctx, downloads, true); err != nil {
+		if err := c.interruptedAll(ctx, copies, true); err != nil {
 			return err
 		}
 		if err := c.connector.Start(ctx); err != nil {
@@ -158,16 +167,16 @@ func TestKilledConnector(t *testing.T) {
 	})
 }
 
-// TestKilledStore kills stores in mid-download. Their sockets have linger 0, so the kernel resets them.
+// TestKilledStore kills stores in mid-copy. Their sockets have linger 0, so the kernel resets them.
 func TestKilledStore(t *testing.T) {
 	killAll(t, 5, kills, func(ctx context.Context, c *company) error {
-		downloads, err := c.beginBoth(ctx)
+		copies, err := c.beginAll(ctx)
 		if err != nil {
 			return err
 		}
 		addr := c.store.Addr()
 		c.store.Kill()
-		if err := c.interruptedBoth(ctx, downloads, false); err != nil {
+		if err := c.interruptedAll(ctx, copies, false); err != nil {
 			return err
 		}
 		c.store, err = oracle.StartStore(ctx, nil, addr) // ends with the test's process at the latest
@@ -175,17 +184,22 @@ func TestKilledStore(t *testing.T) {
 	})
 }
 
-// TestKilledForward kills the job's side in mid-download.
+// TestKilledForward kills the job's side in mid-copy.
 func TestKilledForward(t *testing.T) {
 	killAll(t, 5, 10, func(ctx context.Context, c *company) error {
-		d, err := c.begin(ctx, "forward")
-		if err != nil {
-			return err
+		var copies []*transfer
+		for _, upload := range []bool{false, true} {
+			d, err := c.begin(ctx, "forward", upload)
+			if err != nil {
+				return err
+			}
+			copies = append(copies, d)
 		}
 		c.forward.Kill()
-		if err := c.interruptedBoth(ctx, []*download{d}, true); err != nil {
+		if err := c.interruptedAll(ctx, copies, true); err != nil {
 			return err
 		}
+		var err error
 		c.forward, err = c.forward.Again(ctx)
 		return err
 	})

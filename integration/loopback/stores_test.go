@@ -101,7 +101,7 @@ func TestStoreErrors(t *testing.T) {
 	})
 	t.Run("revoked job", func(t *testing.T) {
 		in := c.newJob(ctx, t, "short-lived", store)
-		d, err := (&company{ingress: in, gateway: c.gateway}).begin(ctx, "connect")
+		d, err := (&company{ingress: in, gateway: c.gateway}).begin(ctx, "connect", false)
 		if err != nil {
 			t.Fatal(err)
 		}

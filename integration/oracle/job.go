@@ -20,8 +20,8 @@ type Job struct {
 	UploadLast bool
 	// StopAfter, if not 0, is after how many bytes read the job resets the connection.
 	StopAfter int64
-	// Observe, if set, is told how many bytes have been read so far.
-	Observe func(n int64)
+	// Observe, if set, is told how many bytes have been read so far, ObserveUpload how many have been written.
+	Observe, ObserveUpload func(n int64)
 }
 
 // Run plays the part and returns how the store's content ended. An error means that the job could not even do its
@@ -80,7 +80,7 @@ func (j Job) Run(tcp *net.TCPConn) (Outcome, error) {
 }
 
 func (j Job) upload(conn *socket, arrived <-chan struct{}) error {
-	if _, err := NewReader(j.Script.UploadSeed, j.Upload).WriteTo(conn); err != nil {
+	if _, err := NewReader(j.Script.UploadSeed, j.Upload).WriteTo(&progress{w: conn, observe: j.ObserveUpload}); err != nil {
 		return fmt.Errorf("oracle: upload: %w", err)
 	}
 	switch j.End {
@@ -93,4 +93,20 @@ func (j Job) upload(conn *socket, arrived <-chan struct{}) error {
 		_ = conn.Close()
 	}
 	return nil
+}
+
+// progress is a writer that tells how far it is.
+type progress struct {
+	w       io.Writer
+	n       int64
+	observe func(int64)
+}
+
+func (p *progress) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	p.n += int64(n)
+	if p.observe != nil {
+		p.observe(p.n)
+	}
+	return n, err
 }
