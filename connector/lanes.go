@@ -21,6 +21,9 @@ func (r *running) handle(_ context.Context, _ *tunnel.Session, typ string, body 
 		if err := json.Unmarshal(body, &m); err != nil {
 			return nil, tunnel.Errorf("message-malformed", "node", "use the same version at both ends", "%s: %v", typ, err)
 		}
+		if !certs.ValidName(m.Job) {
+			return nil, tunnel.Errorf("message-malformed", "node", "use the same version at both ends", "%s: %.80q is no job", typ, m.Job)
+		}
 		r.revoke(m.Job)
 		return nil, nil
 	}

@@ -106,6 +106,8 @@ func TestRegister(t *testing.T) {
 
 			_, err = Register(t.Context(), opt)
 			wantSpoken(t, err, "already-registered", "registration", r.node("n1").String(), "remove", "connector run")
+			r.mu.Lock()
+			defer r.mu.Unlock()
 			if len(r.keys) != 1 {
 				t.Errorf("the relay signed %d keys", len(r.keys))
 			}

@@ -60,7 +60,6 @@ func (r *running) renew(ctx context.Context) error {
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
-		case <-r.renewed:
 		case <-changed: // a session, perhaps
 		case <-timer.C:
 		}
@@ -136,9 +135,5 @@ func (r *running) comeBack(ctx context.Context) error {
 		return failure("enrolment-invalid", "relay", err, "use the same version at both ends", "the relay's answer cannot be used: %v", err)
 	}
 	r.metrics.renewals.WithLabelValues("returned").Inc()
-	select {
-	case r.renewed <- struct{}{}:
-	default: // it is being told already
-	}
-	return nil
+	return nil // renew saves it when the session is up
 }

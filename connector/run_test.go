@@ -293,7 +293,11 @@ func TestRevoked(t *testing.T) {
 	if err := v.Notify(tunnel.TypeRevoked, tunnel.Revoked{Job: "nightly"}); err != nil {
 		t.Fatal(err)
 	}
-	<-mine.Done()
+	select {
+	case <-mine.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the revoked job's stream goes on")
+	}
 	if got := exchange(t, other, 1000); got.Reason != bundle.CodeOK {
 		t.Errorf("another job's stream: %+v", got)
 	}
@@ -338,7 +342,7 @@ func TestLaneRefused(t *testing.T) {
 			if name == "a mute client" {
 				return // the handshake ends with the session
 			}
-			_ = stream.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_ = stream.SetReadDeadline(time.Now().Add(5 * time.Second)) // less than a HELLO may take
 			if _, err := stream.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("the lane is open: %v", err)
 			}

@@ -36,7 +36,6 @@ type running struct {
 	health   health
 	ready    sync.Once
 	looked   chan struct{} // closed once the relay and the proxy were resolved, or not
-	renewed  chan struct{} // a certificate waits to be saved
 
 	mu sync.Mutex
 	// guarded by mu
@@ -52,7 +51,7 @@ func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Sav
 	}
 	r := &running{
 		Connector: c, dir: dir, to: reg.endpoint(c.cfg.File.Relay), id: id, clock: clk, guards: new(guards),
-		since: time.Now().UTC(), sessions: newSessions(), looked: make(chan struct{}), renewed: make(chan struct{}, 1),
+		since: time.Now().UTC(), sessions: newSessions(), looked: make(chan struct{}),
 	}
 	memory := newCarrierMemory(dir, c.logger)
 	r.way = newWay(c.cfg.File, r.to, c.proxy, memory, id.sessionTLS, c.logger)

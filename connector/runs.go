@@ -52,16 +52,23 @@ func (r *runs) enter(key streamKey, g grant.Grant) (leave func(), err error) {
 	}), nil
 }
 
+const (
+	// clockLeeway is what package grant gives grants beyond their end.
+	clockLeeway = time.Minute
+	// clockSlack is how far our idea of the relay's clock may be off.
+	clockSlack = 2 * time.Second
+)
+
 // revoke voids the grants that a job has at now.
 func (r *runs) revoke(job string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for j, until := range r.revoked {
-		if until.Before(now) {
+		if until.Add(clockLeeway).Before(now) {
 			delete(r.revoked, j)
 		}
 	}
-	r.revoked[job] = now.Add(grant.MaxLife)
+	r.revoked[job] = now.Add(grant.MaxLife + clockSlack)
 }
 
 // of tells whether a stream is a job's.
