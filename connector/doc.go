@@ -23,8 +23,9 @@
 // It has mode 0700 and belongs to one connector at a time, which holds a lock
 // on the file lock. registration.json says which node this is and where its
 // relay is, identity.pem holds the key and the certificate, carriers.json which
-// carrier worked last. Files are replaced whole and synchronously: a crash or a
-// full disk leaves the old one. status.sock is where [Status] asks.
+// carrier worked last, enrolment.pem the key of a registration that is under
+// way. Files are replaced whole and synchronously: a crash or a full disk leaves
+// the old one. status.sock is where [Status] asks.
 //
 // # What it does not do
 //

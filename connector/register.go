@@ -59,8 +59,9 @@ const identityRoom = 64 << 10
 
 // Register makes a node of this machine: it proves the key to the relay, over
 // any carrier and through the configured proxy, and writes the registration
-// and the identity into the state directory. Nothing is written unless all went
-// well, and nothing is ever registered over.
+// and the identity into the state directory. Neither is written unless all went
+// well, nothing is ever registered over, and an attempt that failed half way can
+// be made again.
 func Register(ctx context.Context, opt Options) (*Registered, error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
@@ -88,7 +89,6 @@ func Register(ctx context.Context, opt Options) (*Registered, error) {
 	if err := unregistered(dir.path); err != nil { // nobody else can change that any more
 		return nil, err
 	}
-	// A node that exists at the relay and was lost here would block its name.
 	if err := dir.probe(identityRoom); err != nil {
 		return nil, err
 	}
@@ -98,9 +98,10 @@ func Register(ctx context.Context, opt Options) (*Registered, error) {
 	}
 	if err := dir.saveNode(reg, saved); err != nil {
 		e := saveError(dir.path, err)
-		e.advice = fmt.Sprintf("make room there, and register again under another --name: the relay has a node %s now, whose key could not be kept", name)
+		e.advice = fmt.Sprintf("make room there, and register again as %s: the relay knows the machine by its key", name)
 		return nil, e
 	}
+	_ = dir.remove(fileEnrolment) // its key is the identity's now
 	id, err := savedIdentity(saved)
 	if err != nil {
 		return nil, err
@@ -153,6 +154,10 @@ func (o *Options) enrol(ctx context.Context, dir *stateDir, to config.Endpoint, 
 	if err != nil {
 		return nil, nil, "", err
 	}
+	private, err := dir.enrolmentKey()
+	if err != nil {
+		return nil, nil, "", err
+	}
 	way := newWay(o.File, to, proxy, newCarrierMemory(dir, o.Logger), func() *tls.Config {
 		return certs.PinnedConfig(key.Pin, []string{tunnel.ALPN}, nil)
 	}, o.Logger)
@@ -161,11 +166,6 @@ func (o *Options) enrol(ctx context.Context, dir *stateDir, to config.Endpoint, 
 		return nil, nil, "", err
 	}
 	relay, carrier := peerOf(link), link.Carrier()
-	private, err := certs.GenerateKey()
-	if err != nil {
-		_ = link.Close("failed")
-		return nil, nil, "", fmt.Errorf("connector: register: %w", err)
-	}
 	o.Logger.Info("registering", "relay", hostPort(to), "carrier", carrier, "name", name)
 	answer, err := tunnel.EnrolOver(ctx, link, private, tunnel.Enrol{Kind: tunnel.EnrolNode, GatewayID: key.GatewayID, Secret: key.Secret, Name: name}, o.Software)
 	if err != nil {

@@ -2,6 +2,7 @@ package connector
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"net"
@@ -190,13 +191,52 @@ func TestRegisterRefuses(t *testing.T) {
 	}
 }
 
-// A registration that cannot be written is not half written, and says so.
-func TestRegisterCannotSave(t *testing.T) {
+// A registration that cannot be written is not half written, says so, and can be
+// made again with the key that the relay knows by now.
+func TestRegisterAgain(t *testing.T) {
 	r := startRelay(t, relayOptions{noQUIC: true})
 	opt := r.options(t)
-	r.enrol = func(tunnel.Enrol) error { return os.RemoveAll(opt.File.StateDir) }
+	away := opt.File.StateDir + ".away"
+	r.enrol = func(tunnel.Enrol) error { return os.Rename(opt.File.StateDir, away) }
 	_, err := Register(t.Context(), opt)
-	wantSpoken(t, err, "state-unavailable", "node", "another --name")
+	wantSpoken(t, err, "state-unavailable", "node", "again as n1")
+	if err := os.Rename(away, opt.File.StateDir); err != nil {
+		t.Fatal(err)
+	}
+	r.set(func(r *fakeRelay) { r.enrol = nil })
+	if _, err := Register(t.Context(), opt); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(filepath.Join(opt.File.StateDir, fileEnrolment)); err == nil {
+		t.Error("the key of the registration is still there")
+	}
+	if len(r.keys) != 2 || publicKey(t, r.keys[0]) != publicKey(t, r.keys[1]) {
+		t.Errorf("%d requests, or not of one key", len(r.keys))
+	}
+
+	// A key that is damaged is replaced: there is nothing that it could prove.
+	other := r.options(t)
+	if err := os.Mkdir(other.File.StateDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(other.File.StateDir, fileEnrolment), "-----BEGIN")
+	if _, err := Register(t.Context(), other); err != nil {
+		t.Error(err)
+	}
+}
+
+// publicKey is what a request asks a certificate for.
+func publicKey(t *testing.T, csr []byte) string {
+	t.Helper()
+	pub, err := certs.CheckCSR(csr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(der)
 }
 
 // A directory that takes nothing is found out before the relay has a node.

@@ -2,7 +2,10 @@ package connector
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -127,4 +130,32 @@ func (r *registration) endpoint(override *config.Endpoint) config.Endpoint {
 		e.QUIC = override.QUIC
 	}
 	return e
+}
+
+// enrolmentKey is the key that this machine registers with: the one of an
+// attempt whose end is not known, or a new one, which is on disk before the
+// relay hears of it. The relay takes a key that it knows for the node that it
+// is, so an attempt whose answer was lost can be made again.
+func (d *stateDir) enrolmentKey() (ed25519.PrivateKey, error) {
+	if raw, err := d.read(fileEnrolment); err == nil {
+		if block, _ := pem.Decode(raw); block != nil {
+			if parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+				if key, ok := parsed.(ed25519.PrivateKey); ok {
+					return key, nil
+				}
+			}
+		}
+	}
+	key, err := certs.GenerateKey()
+	if err != nil {
+		return nil, fmt.Errorf("connector: register: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("connector: register: %w", err)
+	}
+	if err := d.replace(fileEnrolment, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+		return nil, saveError(d.path, err)
+	}
+	return key, nil
 }

@@ -15,6 +15,7 @@ import (
 const (
 	fileLock         = "lock"
 	fileRegistration = "registration.json"
+	fileEnrolment    = "enrolment.pem"
 	fileCarriers     = "carriers.json"
 	fileStatus       = "status.sock"
 )
