@@ -156,6 +156,9 @@ func (a *Authority) Issue(id Identity, pub crypto.PublicKey, now time.Time, ttl 
 // certificates could take for two names.
 var validHost = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
 
+// IssuedAt is when Issue made a certificate, to the second below.
+func IssuedAt(c *x509.Certificate) time.Time { return c.NotBefore.Add(backdate) }
+
 // IssuePublic makes a web server's certificate, with a P-256 key of its own, for
 // host names and addresses.
 func (a *Authority) IssuePublic(hosts []string, now time.Time, ttl time.Duration) (*tls.Certificate, error) {

@@ -197,3 +197,18 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		}
 	}
 }
+
+// TestSecretInAnUnexportedField prints a secret where fmt may not call its
+// methods.
+func TestSecretInAnUnexportedField(t *testing.T) {
+	secret := NewSecret()
+	held := struct{ secret Secret }{secret}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%x", "%d"} {
+		shown := fmt.Sprintf(verb, held)
+		for _, encoded := range []string{fmt.Sprintf("%x", secret.Reveal()), strings.Trim(fmt.Sprint(secret.Reveal()), "[]")} {
+			if strings.Contains(shown, encoded) {
+				t.Errorf("%s shows the secret", verb)
+			}
+		}
+	}
+}

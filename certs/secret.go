@@ -15,19 +15,20 @@ import (
 
 const redacted = "[redacted]"
 
-// Secret is 32 random bytes that never print.
-type Secret struct{ bytes [32]byte }
+// Secret is 32 random bytes that never print. They are behind a pointer, because
+// fmt prints the fields of a value whose methods it may not call.
+type Secret struct{ bytes *[32]byte }
 
 // NewSecret makes a secret.
 func NewSecret() Secret {
-	var s Secret
+	s := Secret{new([32]byte)}
 	_, _ = rand.Read(s.bytes[:]) // never fails
 	return s
 }
 
 // SecretFrom makes a Secret of its 32 bytes, as Reveal gave them.
 func SecretFrom(b []byte) (Secret, error) {
-	var s Secret
+	s := Secret{new([32]byte)}
 	if copy(s.bytes[:], b) != len(s.bytes) || len(b) != len(s.bytes) {
 		return Secret{}, fmt.Errorf("certs: a secret of %d bytes", len(b))
 	}
@@ -35,14 +36,22 @@ func SecretFrom(b []byte) (Secret, error) {
 }
 
 // Reveal gives the bytes, to be stored encrypted or sent inside TLS.
-func (s Secret) Reveal() []byte { return bytes.Clone(s.bytes[:]) }
+func (s Secret) Reveal() []byte { b := s.value(); return b[:] }
+
+// value is a copy of the bytes; zeros where there are none.
+func (s Secret) value() (b [32]byte) {
+	if s.bytes != nil {
+		b = *s.bytes
+	}
+	return b
+}
 
 // Equal compares in constant time.
-func (s Secret) Equal(o Secret) bool { return subtle.ConstantTimeCompare(s.bytes[:], o.bytes[:]) == 1 }
+func (s Secret) Equal(o Secret) bool { return subtle.ConstantTimeCompare(s.Reveal(), o.Reveal()) == 1 }
 
 // Hash is what is stored of a secret that is never shown again. The secret has
 // 256 random bits, so a plain SHA-256 gives nothing away.
-func (s Secret) Hash() [32]byte { return sha256.Sum256(s.bytes[:]) }
+func (s Secret) Hash() [32]byte { return sha256.Sum256(s.Reveal()) }
 
 // String does not give the secret away, nor do the others.
 func (s Secret) String() string { return redacted }
@@ -163,7 +172,7 @@ func encode(prefix, id string, secret Secret, pin Pin) string {
 	payload := make([]byte, 0, payloadSize+checkSize)
 	payload = append(payload, 1)
 	payload = append(payload, raw...)
-	payload = append(payload, secret.bytes[:]...)
+	payload = append(payload, secret.Reveal()...)
 	payload = append(payload, pin[:]...)
 	return prefix + base64.RawURLEncoding.EncodeToString(append(payload, check(prefix, payload)...))
 }
@@ -207,6 +216,7 @@ func parse(what, prefix, s string) (id string, secret Secret, pin Pin, err error
 	if payload[0] != 1 {
 		return fail("it is of version %d, which this program does not know", payload[0])
 	}
+	secret.bytes = new([32]byte)
 	copy(secret.bytes[:], payload[1+idSize:])
 	copy(pin[:], payload[1+idSize+32:])
 	return hex.EncodeToString(payload[1 : 1+idSize]), secret, pin, nil

@@ -269,6 +269,11 @@ func TestPoolReplacesALostLane(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.awaitLanes(2)
+	until(t, "both lanes are joined", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.bundles["node-1"].current.Lanes() == 2
+	})
 	job, ours := tcpPair(t)
 	carried := make(chan bundle.Report, 1)
 	go func() { carried <- s.Carry(ours, nil) }()
@@ -285,8 +290,9 @@ func TestPoolReplacesALostLane(t *testing.T) {
 			other.Reset(bundle.CodeJobReset)
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			now := p.bundles["node-1"].lanes[class]
-			return now != nil && now != lane
+			slot := p.bundles["node-1"]
+			now := slot.lanes[class]
+			return now != nil && now != lane && slot.current.Lanes() == 2
 		})
 	}
 	// All the while, the first stream went on.

@@ -90,7 +90,9 @@ func (v *visit) accept(ctx context.Context, s *tunnel.Session, hello tunnel.Hell
 		return answer, v.acceptNode(ctx, hello)
 	case id.Role == certs.RoleJob && (hello.Role == tunnel.RoleClient || hello.Role == tunnel.RoleBulk):
 		job, err := v.r.state.Job(id.Tenant, id.Name)
-		if err != nil || job.Revoked {
+		// a job that was made again under the same name is another one
+		older := certs.IssuedAt(s.Link().ConnectionState().PeerCertificates[0]).Add(time.Second).Before(job.Created)
+		if err != nil || job.Revoked || older {
 			e := failure("revoked", "registration", "create the job again", "job %s was revoked", id.Name)
 			e.Final = true
 			return tunnel.Hello{}, e

@@ -263,17 +263,16 @@ func TestLanesBothWays(t *testing.T) {
 
 func TestPeerThatGoesEndsTheSession(t *testing.T) {
 	overEach(t, func(t *testing.T, c Carrier) {
-		a, b := pair(t, c, SessionConfig{}, SessionConfig{})
 		call := make(chan error, 1)
 		stuck, release := make(chan struct{}), make(chan struct{})
-		b.cfg.Handle = func(ctx context.Context, _ *Session, _ string, _ json.RawMessage) (any, error) {
+		a, b := pair(t, c, SessionConfig{}, SessionConfig{Handle: func(ctx context.Context, _ *Session, _ string, _ json.RawMessage) (any, error) {
 			close(stuck)
 			select {
 			case <-release:
 			case <-ctx.Done():
 			}
 			return nil, nil
-		}
+		}})
 		go func() { call <- a.Call(t.Context(), TypeGrant, nil, nil) }()
 		<-stuck
 		_ = b.Close("bye")

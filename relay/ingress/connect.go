@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
@@ -77,6 +79,7 @@ var statuses = map[string]int{
 	"queue-timeout":     http.StatusServiceUnavailable,
 	"store-timeout":     http.StatusGatewayTimeout,
 	"target-malformed":  http.StatusBadRequest,
+	"run-invalid":       http.StatusBadRequest,
 }
 
 // Connect is an HTTP proxy that speaks CONNECT.
@@ -151,7 +154,10 @@ func (c *Connect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, r, err)
 		return
 	}
-	job.Run = runOf(name)
+	if job.Run, err = runOf(name); err != nil {
+		c.refuse(w, r, err)
+		return
+	}
 	target, err := parseTarget(r.RequestURI)
 	if err != nil {
 		c.refuse(w, r, err)
@@ -254,7 +260,17 @@ func credentials(r *http.Request) (name, token string, err error) {
 }
 
 func jobOf(user string) string { name, _, _ := strings.Cut(user, "/"); return name }
-func runOf(user string) string { _, run, _ := strings.Cut(user, "/"); return run }
+
+// runOf is the run that a user name names: at most 128 printable characters.
+func runOf(user string) (string, error) {
+	_, run, _ := strings.Cut(user, "/")
+	if len(run) > maxRun || strings.ContainsFunc(run, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }) {
+		return "", &failure{"run-invalid", "relay", "the run's name has more than 128 bytes or characters that do not print", "name the run in the proxy user with a short text: JOB/RUN"}
+	}
+	return run, nil
+}
+
+const maxRun = 128
 
 // parseTarget takes authority-form (RFC 9112 §3.2.3) apart.
 func parseTarget(authority string) (Target, error) {

@@ -118,7 +118,10 @@ func (s *Socks5) authenticate(ctx context.Context, sock *armedConn) (Job, error)
 		_, _ = sock.Write([]byte{passwordVersion, 1})
 		return Job{}, err
 	}
-	job.Run = runOf(user)
+	if job.Run, err = runOf(user); err != nil {
+		_, _ = sock.Write([]byte{passwordVersion, 1})
+		return Job{}, err
+	}
 	_, err = sock.Write([]byte{passwordVersion, 0})
 	return job, err
 }

@@ -41,12 +41,19 @@ func NewNode(cfg Config, open OpenFunc) *Node {
 // every case.
 func (n *Node) Serve(ctx context.Context, conn net.Conn, info LaneInfo) error {
 	var b *Bundle
-	var h hello
-	err := withDeadline(ctx, conn, func() (err error) {
-		if h, err = readHello(conn, roleIngress); err != nil {
+	var l *lane
+	err := withDeadline(ctx, conn, func() error {
+		h, err := readHello(conn, roleIngress)
+		if err != nil {
 			return err
 		}
 		if b, err = n.find(h, info); err != nil {
+			_, _ = conn.Write(appendGoAway(nil, reasonOf(err)))
+			return err
+		}
+		// The lane joins before the answer says so: the ingress may give up
+		// another lane for it at once.
+		if l, err = b.addLane(conn, info, h.incarnation); err != nil {
 			_, _ = conn.Write(appendGoAway(nil, reasonOf(err)))
 			return err
 		}
@@ -56,12 +63,12 @@ func (n *Node) Serve(ctx context.Context, conn net.Conn, info LaneInfo) error {
 	})
 	if err != nil {
 		_ = conn.Close()
+		if l != nil {
+			b.mu.Lock()
+			b.dropLaneLocked(l, err)
+			b.unlock()
+		}
 		n.dropUnused(b)
-		return err
-	}
-	l, err := b.addLane(conn, info, h.incarnation)
-	if err != nil {
-		_ = conn.Close()
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
