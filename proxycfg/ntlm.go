@@ -29,14 +29,8 @@ func ntlmNegotiate() (string, error) {
 	return base64.StdEncoding.EncodeToString(m), nil
 }
 
-// ntlmAuthenticate answers the proxy's challenge. What comes from a proxy must
-// not be able to end the process, so a panic of the library is an error.
-func ntlmAuthenticate(token, user, password string) (message string, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			message, err = "", fmt.Errorf("challenge cannot be read: %v", v)
-		}
-	}()
+// ntlmAuthenticate answers the proxy's challenge.
+func ntlmAuthenticate(token, user, password string) (string, error) {
 	if base64.StdEncoding.DecodedLen(len(token)) > maxNTLM {
 		return "", errors.New("challenge is too large")
 	}
@@ -47,9 +41,22 @@ func ntlmAuthenticate(token, user, password string) (message string, err error) 
 	if len(challenge) <= ntlmMessageType || challenge[ntlmMessageType] != 2 {
 		return "", errors.New("challenge is not NTLM's second message")
 	}
-	m, err := ntlmssp.NewAuthenticateMessage(challenge, user, password, nil)
+	m, err := caught(func() ([]byte, error) {
+		return ntlmssp.NewAuthenticateMessage(challenge, user, password, nil)
+	})
 	if err != nil {
 		return "", err
 	}
 	return base64.StdEncoding.EncodeToString(m), nil
+}
+
+// caught makes a panic of f an error: what comes from a proxy must not be able
+// to end the process.
+func caught(f func() ([]byte, error)) (m []byte, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			m, err = nil, fmt.Errorf("challenge cannot be read: %v", v)
+		}
+	}()
+	return f()
 }
