@@ -1,16 +1,10 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
-	"log/slog"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 )
 
 // app is what all commands share.
@@ -102,70 +96,5 @@ func (a *app) version() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			return a.print(map[string]string{"version": versionText()}, func() string { return "ebbgate " + versionText() })
 		},
-	}
-}
-
-func (a *app) level() (slog.Level, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(a.logLevel)); err != nil {
-		return 0, usagef("--log-level is debug, info, warn or error, not %q", a.logLevel)
-	}
-	return l, nil
-}
-
-// logger writes to standard error: text for people, JSON for programs.
-func (a *app) logger() *slog.Logger {
-	level, _ := a.level()
-	opt := &slog.HandlerOptions{Level: level}
-	if f, ok := a.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) && !a.json {
-		return slog.New(slog.NewTextHandler(a.err, opt))
-	}
-	return slog.New(slog.NewJSONHandler(a.err, opt))
-}
-
-// print prints a result: as JSON, or as text makes it.
-func (a *app) print(v any, text func() string) error {
-	if !a.json {
-		_, err := fmt.Fprintln(a.out, strings.TrimSuffix(text(), "\n"))
-		return err
-	}
-	return json.NewEncoder(a.out).Encode(v)
-}
-
-// ready prints the line that says that a long-running command serves.
-func (a *app) ready(v any) {
-	line, err := json.Marshal(v)
-	if err != nil {
-		panic("ebbgate: BUG: ready line: " + err.Error())
-	}
-	_, _ = fmt.Fprintf(a.out, "ready %s\n", line)
-}
-
-// printError prints what went wrong, where, and what to do.
-func (a *app) printError(err error) {
-	code, hop, advice := "failed", "", ""
-	var coded interface{ Code() string }
-	if errors.As(err, &coded) {
-		code = coded.Code()
-	}
-	var placed interface {
-		Hop() string
-		Advice() string
-	}
-	if errors.As(err, &placed) {
-		hop, advice = placed.Hop(), placed.Advice()
-	}
-	if a.json {
-		line, _ := json.Marshal(map[string]any{"error": map[string]string{"code": code, "hop": hop, "message": err.Error(), "advice": advice}})
-		_, _ = fmt.Fprintf(a.err, "%s\n", line)
-		return
-	}
-	where := ""
-	if hop != "" {
-		where = hop + ": "
-	}
-	_, _ = fmt.Fprintf(a.err, "ebbgate: %s%s [%s]\n", where, err, code)
-	if advice != "" {
-		_, _ = fmt.Fprintf(a.err, "  %s\n", advice)
 	}
 }
