@@ -11,6 +11,9 @@ import (
 // inet_aton(3) also 0x0a000005, 012.5 and 167772165. Reading them here makes a
 // spelling mean the same on every system, and the policy see what is dialled.
 func literal(host string) (netip.Addr, bool) {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return a, true
+	}
 	host = strings.TrimSuffix(host, ".")
 	if inner, ok := strings.CutPrefix(host, "["); ok {
 		host = strings.TrimSuffix(inner, "]")
