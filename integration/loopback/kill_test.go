@@ -7,6 +7,7 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,20 +39,27 @@ func (c *company) begin(ctx context.Context, ingress string, upload bool) (*tran
 		return nil, err
 	}
 	d := &transfer{ingress: ingress, id: rand.Text(), under: make(chan struct{}), done: make(chan struct{})}
-	enough := mathrand.Int64N(8 << 20)
+	enough := mathrand.Int64N(2 << 20)
 	var once sync.Once
+	var answered atomic.Bool // the store has the script: only then does it report
 	observe := func(n int64) {
-		if n > enough {
+		if n > enough && answered.Load() {
 			once.Do(func() { close(d.under) })
 		}
 	}
 	seed := mathrand.Uint64()
-	j := oracle.Job{Script: oracle.Script{ID: d.id, Seed: seed, Send: endless, End: oracle.EndFIN}, Observe: observe}
+	j := oracle.Job{
+		Script:  oracle.Script{ID: d.id, Seed: seed, Send: endless, Pause: 2 * time.Millisecond, End: oracle.EndFIN},
+		Observe: observe,
+	}
 	if upload {
 		j = oracle.Job{
-			Script: oracle.Script{ID: d.id, End: oracle.EndFIN, ReadFirst: true, UploadSeed: seed},
-			Upload: endless, ObserveUpload: observe,
+			Script:  oracle.Script{ID: d.id, Send: 1, End: oracle.EndSilent, UploadSeed: seed},
+			Observe: func(int64) { answered.Store(true) },
+			Upload:  endless, ObserveUpload: observe,
 		}
+	} else {
+		answered.Store(true)
 	}
 	go d.run(j, conn)
 	select {

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	}
 	binary = path
 	flag.Parse()
-	if err := flag.Set("test.parallel", "8"); err != nil { // they mostly wait
+	if err := flag.Set("test.parallel", "6"); err != nil { // they mostly wait
 		panic(err)
 	}
 	code := m.Run()
