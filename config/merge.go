@@ -31,7 +31,7 @@ func (m *merged) where(key string) string {
 	if m.file != "" {
 		return m.file
 	}
-	return "configuration"
+	return "without --config"
 }
 
 // load fills raw, a pointer to a raw struct, from all sources.

@@ -1,8 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"io"
-	"strings"
+	"runtime"
 
 	"github.com/spf13/cobra"
 )
@@ -55,33 +56,6 @@ proxy if need be, to a relay; jobs enter at the relay or with ebbgate forward.`,
 	return root
 }
 
-// noArgs refuses arguments, and for groups names the commands that there are.
-func noArgs(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	var known []string
-	for _, c := range cmd.Commands() {
-		if c.IsAvailableCommand() {
-			known = append(known, c.Name())
-		}
-	}
-	if len(known) > 0 {
-		return usagef("%s has no command %q; it has %s", cmd.CommandPath(), args[0], strings.Join(known, ", "))
-	}
-	return usagef("%s takes no arguments, got %q", cmd.CommandPath(), args[0])
-}
-
-// exactly wants so many arguments, and names them.
-func exactly(names ...string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != len(names) {
-			return usagef("%s wants %s, got %d arguments; for example:\n%s", cmd.CommandPath(), strings.Join(names, " "), len(args), cmd.Example)
-		}
-		return nil
-	}
-}
-
 // group is a command that only holds others.
 func (a *app) group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
@@ -92,9 +66,12 @@ func (a *app) group(use, short string, commands ...*cobra.Command) *cobra.Comman
 
 func (a *app) version() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Example: "  ebbgate version", Args: noArgs,
+		Use: "version", Short: "Print the version", Example: "  ebbgate version --json", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return a.print(map[string]string{"version": versionText()}, func() string { return "ebbgate " + versionText() })
+			v := map[string]string{"version": versionText(), "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH}
+			return a.print(v, func() string {
+				return fmt.Sprintf("ebbgate %s, %s, %s/%s", v["version"], v["go"], v["os"], v["arch"])
+			})
 		},
 	}
 }

@@ -46,6 +46,9 @@ machine, are written into the state directory.`,
 		if *keyFile == "" {
 			return usagef("--key-file says where the authentication key is; - is standard input")
 		}
+		if err := secretFile("key-file", *keyFile); err != nil {
+			return err
+		}
 		file, err := load()
 		if err != nil {
 			return err

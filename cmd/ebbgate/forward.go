@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -32,10 +33,13 @@ end.`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		target, err := client.ParseTarget(args[0])
 		if err != nil {
-			return err
+			return usagef("%q is not GATEWAY/STORE, for example corp/erp-sql", args[0])
 		}
 		if *listen == "" {
 			return usagef("--listen says where, for example --listen 127.0.0.1:1433")
+		}
+		if err := secretFile("token-file", *token); err != nil {
+			return err
 		}
 		log := a.logger()
 		c, err := client.New(client.Config{
@@ -49,16 +53,8 @@ end.`,
 			return err
 		}
 		forwarder := &client.Forwarder{Client: c, Target: target, Logger: log, Ready: func(r client.ForwarderReady) { a.ready(r) }}
-		group, ctx := errgroup.WithContext(cmd.Context())
-		var summary client.Summary
-		stop, cancel := context.WithCancel(ctx)
-		group.Go(func() error { defer cancel(); return c.Run(stop) })
-		group.Go(func() (err error) {
-			defer cancel()
-			summary, err = forwarder.Run(stop, ln)
-			return err
-		})
-		if err := group.Wait(); err != nil {
+		summary, err := runForwarder(cmd.Context(), forwarder, ln)
+		if err != nil {
 			return err
 		}
 		return a.print(summary, func() string {
@@ -66,4 +62,20 @@ end.`,
 		})
 	}
 	return cmd
+}
+
+// runForwarder runs a forwarder and its client until ctx ends or one of them
+// fails. The session outlives the forwarder, so that its streams' ends still
+// reach their nodes.
+func runForwarder(ctx context.Context, f *client.Forwarder, ln *net.TCPListener) (summary client.Summary, err error) {
+	group, forwarding := errgroup.WithContext(ctx)
+	session, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { return f.Client.Run(session) })
+	group.Go(func() (err error) {
+		defer stop()
+		summary, err = f.Run(forwarding, ln)
+		return err
+	})
+	err = group.Wait()
+	return summary, err
 }

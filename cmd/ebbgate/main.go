@@ -8,7 +8,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -22,37 +21,32 @@ var version = ""
 
 func main() {
 	demo.EndWithParent()
-	os.Exit(run(os.Args[1:]))
+	// The second signal is not caught any more: it ends the process.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(newApp(os.Stdin, os.Stdout, os.Stderr).run(ctx, os.Args[1:]))
 }
 
-// run runs a command line and gives the exit code. The first SIGINT or SIGTERM
-// ends its context, the second the process.
-func run(args []string) int {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
-	go func() {
-		<-signals
-		cancel()
-		<-signals
-		os.Exit(1)
-	}()
-	app := newApp(os.Stdin, os.Stdout, os.Stderr)
-	root := app.root()
+// run runs a command line and gives the exit code.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
-	var wrong *usageError
-	if errors.As(err, &wrong) || !app.started {
-		app.printError(&usageError{err})
-		return 2
+	wrong, ok := errors.AsType[*usageError](err)
+	if !ok && a.started {
+		a.printError(err)
+		return 1
 	}
-	app.printError(err)
-	return 1
+	if !ok {
+		wrong = &usageError{message: err.Error()}
+	}
+	wrong.command = cmd
+	a.json = a.json || asksForJSON(args)
+	a.printError(wrong)
+	return 2
 }
 
 // software names this program and its version to peers.
@@ -67,24 +61,3 @@ func versionText() string {
 	}
 	return "dev"
 }
-
-// usageError is a command line that is none.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-
-// Unwrap is what was wrong.
-func (e *usageError) Unwrap() error { return e.err }
-
-// Code names the error.
-func (e *usageError) Code() string { return "usage" }
-
-// Hop is the command line.
-func (e *usageError) Hop() string { return "config" }
-
-// Advice says what to do.
-func (e *usageError) Advice() string {
-	return "ebbgate --help shows the commands, ebbgate COMMAND --help one of them"
-}
-
-func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }

@@ -63,8 +63,9 @@ func (a *app) printError(err error) {
 	if errors.As(err, &placed) {
 		hop, advice = placed.Hop(), placed.Advice()
 	}
+	message := redact(err.Error())
 	if a.json {
-		line, _ := json.Marshal(map[string]any{"error": map[string]string{"code": code, "hop": hop, "message": err.Error(), "advice": advice}})
+		line, _ := json.Marshal(map[string]any{"error": map[string]string{"code": code, "hop": hop, "message": message, "advice": advice}})
 		_, _ = fmt.Fprintf(a.err, "%s\n", line)
 		return
 	}
@@ -72,7 +73,7 @@ func (a *app) printError(err error) {
 	if hop != "" {
 		where = hop + ": "
 	}
-	_, _ = fmt.Fprintf(a.err, "ebbgate: %s%s [%s]\n", where, err, code)
+	_, _ = fmt.Fprintf(a.err, "ebbgate: %s%s [%s]\n", where, strings.ReplaceAll(message, "\n", "\n  "), code)
 	if advice != "" {
 		_, _ = fmt.Fprintf(a.err, "  %s\n", advice)
 	}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ebbgate/ebbgate/relay/admin"
+)
+
+// registrar is a relay as far as administrators see it.
+type registrar struct{ tenant string }
+
+var at = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func (r *registrar) CreateGateway(_ context.Context, tenant, name string) (admin.Gateway, error) {
+	r.tenant = tenant
+	if name == "taken" {
+		return admin.Gateway{}, &admin.Error{ErrCode: "gateway-exists", ErrHop: "gateway", Message: "there is a gateway taken", Advise: "choose another name"}
+	}
+	return admin.Gateway{Name: name, ID: "g1", Created: at}, nil
+}
+
+func (r *registrar) Gateways(_ context.Context, tenant string) ([]admin.Gateway, error) {
+	if tenant == "empty" {
+		return nil, nil
+	}
+	return []admin.Gateway{{Name: "corp", ID: "g1", Created: at, Nodes: 2, Online: 1}}, nil
+}
+
+func (r *registrar) GatewayKeys(context.Context, string, string) (admin.Keys, error) {
+	return admin.Keys{Key1: "ebbkey_one", Key2: "ebbkey_two"}, nil
+}
+
+func (r *registrar) RegenerateKey(context.Context, string, string, string) (admin.Keys, error) {
+	return admin.Keys{Key2: "ebbkey_three"}, nil
+}
+
+func (r *registrar) Nodes(_ context.Context, tenant, _ string) ([]admin.Node, error) {
+	if tenant == "empty" {
+		return nil, nil
+	}
+	return []admin.Node{
+		{
+			Name: "n1", Gateway: "corp", Status: "Online", Since: at, Carrier: "tls", Proxy: "proxy.corp.example:8080",
+			RTT: 12.34, Streams: 3, Stores: []string{"erp-sql", "files"},
+		},
+		{Name: "n2", Gateway: "corp", Status: "Offline", Reason: "never seen"},
+	}, nil
+}
+
+func (r *registrar) CreateJob(_ context.Context, _, name string, _ []string) (admin.JobToken, error) {
+	return admin.JobToken{Name: name, Token: "ebbjob_secret"}, nil
+}
+
+func (r *registrar) Jobs(_ context.Context, tenant string) ([]admin.Job, error) {
+	if tenant == "empty" {
+		return nil, nil
+	}
+	return []admin.Job{
+		{Name: "nightly", Allow: []string{"corp/erp-sql", "corp/files"}, Created: at},
+		{Name: "old", Allow: []string{"lab/*"}, Created: at, Revoked: true},
+	}, nil
+}
+
+func (r *registrar) RevokeJob(context.Context, string, string) error { return nil }
+
+// serve gives the API's address of a relay that knows a little.
+func serve(t *testing.T) (api string, relay *registrar) {
+	t.Helper()
+	dir := t.TempDir()
+	ln, err := admin.Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	relay = &registrar{}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- admin.NewServer(relay, nil).Serve(ctx, ln) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return "unix://" + filepath.ToSlash(filepath.Join(dir, admin.SocketName)), relay
+}
+
+func TestAdministration(t *testing.T) {
+	t.Setenv("TZ", "UTC")
+	defer func(l *time.Location) { time.Local = l }(time.Local)
+	time.Local = time.UTC
+	api, relay := serve(t)
+	for _, tt := range []struct {
+		args, text, json string
+	}{
+		{
+			"gateway create corp --tenant acme",
+			"made gateway corp; its keys: ebbgate gateway keys corp\n",
+			`{"name":"corp","id":"g1","created":"2026-01-02T03:04:05Z","nodes":0,"online":0}`,
+		},
+		{
+			"gateway list",
+			"NAME  NODES  ONLINE  CREATED\ncorp  2      1       2026-01-02 03:04:05\n",
+			`{"gateways":[{"name":"corp","id":"g1","created":"2026-01-02T03:04:05Z","nodes":2,"online":1}]}`,
+		},
+		{"gateway list --tenant empty", "NAME  NODES  ONLINE  CREATED\n", `{"gateways":[]}`},
+		{"gateway keys corp", "key1  ebbkey_one\nkey2  ebbkey_two\n", `{"key1":"ebbkey_one","key2":"ebbkey_two"}`},
+		{"gateway regenerate-key corp key2", "ebbkey_three\n", `{"key2":"ebbkey_three"}`},
+		{
+			"node list corp",
+			`NAME  STATUS   CARRIER  PROXY                    RTT      STREAMS  STORES         SINCE                REASON
+n1    Online   tls      proxy.corp.example:8080  12.3 ms  3        erp-sql,files  2026-01-02 03:04:05  -
+n2    Offline  -        -                        -        0        -              -                    never seen
+`,
+			`{"nodes":[{"name":"n1","gateway":"corp","status":"Online","reason":"","since":"2026-01-02T03:04:05Z","version":"","carrier":"tls",` +
+				`"proxy":"proxy.corp.example:8080","rtt_ms":12.34,"cpu_percent":0,"memory_available_bytes":0,"network_in_bytes_per_s":0,` +
+				`"network_out_bytes_per_s":0,"runs":0,"concurrent_runs":0,"streams":3,"certificate_expires":"0001-01-01T00:00:00Z","stores":["erp-sql","files"]},` +
+				`{"name":"n2","gateway":"corp","status":"Offline","reason":"never seen","since":"0001-01-01T00:00:00Z","version":"","carrier":"",` +
+				`"proxy":"","rtt_ms":0,"cpu_percent":0,"memory_available_bytes":0,"network_in_bytes_per_s":0,` +
+				`"network_out_bytes_per_s":0,"runs":0,"concurrent_runs":0,"streams":0,"certificate_expires":"0001-01-01T00:00:00Z","stores":null}]}`,
+		},
+		{"node list corp --tenant empty", "NAME  STATUS  CARRIER  PROXY  RTT  STREAMS  STORES  SINCE  REASON\n", `{"nodes":[]}`},
+		{"job create nightly --allow corp/erp-sql,lab/*", "ebbjob_secret\n", `{"name":"nightly","token":"ebbjob_secret"}`},
+		{
+			"job list",
+			"NAME     ALLOW                    CREATED              STATE\nnightly  corp/erp-sql,corp/files  2026-01-02 03:04:05  valid\nold      lab/*                    2026-01-02 03:04:05  revoked\n",
+			`{"jobs":[{"name":"nightly","allow":["corp/erp-sql","corp/files"],"created":"2026-01-02T03:04:05Z","revoked":false},` +
+				`{"name":"old","allow":["lab/*"],"created":"2026-01-02T03:04:05Z","revoked":true}]}`,
+		},
+		{"job list --tenant empty", "NAME  ALLOW  CREATED  STATE\n", `{"jobs":[]}`},
+		{"job revoke nightly", "revoked nightly\n", `{"revoked":"nightly"}`},
+	} {
+		args := append(strings.Fields(tt.args), "--api", api)
+		code, stdout, stderr := execute(t, args...)
+		if code != 0 || stderr != "" {
+			t.Errorf("%s: exit %d: %s", tt.args, code, stderr)
+		}
+		if d := cmp.Diff(tt.text, stdout); d != "" {
+			t.Errorf("%s: %s", tt.args, d)
+		}
+		code, stdout, stderr = execute(t, append(args, "--json")...)
+		if code != 0 || stderr != "" {
+			t.Errorf("%s --json: exit %d: %s", tt.args, code, stderr)
+		}
+		if d := cmp.Diff(tt.json+"\n", stdout); d != "" {
+			t.Errorf("%s --json: %s", tt.args, d)
+		}
+	}
+	if relay.tenant != "acme" {
+		t.Errorf("gateway create reached tenant %q", relay.tenant)
+	}
+}
+
+func TestAdministrationFails(t *testing.T) {
+	api, _ := serve(t)
+	t.Setenv("EBBGATE_API", api)
+	code, stdout, stderr := execute(t, "gateway", "create", "taken")
+	want := "ebbgate: gateway: there is a gateway taken [gateway-exists]\n  choose another name\n"
+	if code != 1 || stdout != "" || stderr != want {
+		t.Errorf("exit %d, %q, %q, want 1, %q", code, stdout, stderr, want)
+	}
+	code, stdout, stderr = execute(t, "gateway", "create", "taken", "--json")
+	want = `{"error":{"advice":"choose another name","code":"gateway-exists","hop":"gateway","message":"there is a gateway taken"}}` + "\n"
+	if code != 1 || stdout != "" || stderr != want {
+		t.Errorf("exit %d, %q, %q, want 1, %q", code, stdout, stderr, want)
+	}
+}
