@@ -116,9 +116,6 @@ func (g *gate) try(cred *credential) (pass, *stop, <-chan struct{}) {
 	case g.cred != nil && cred.version < g.cred.version:
 		return pass{}, nil, closed
 	case g.cred == nil || cred.version > g.cred.version:
-		if g.alone != nil {
-			return pass{}, nil, g.alone
-		}
 		g.adoptLocked(cred)
 	}
 	now := time.Now()

@@ -141,6 +141,54 @@ func TestStaleCredential(t *testing.T) {
 	mustPass(t, &g, newer)
 }
 
+// A dial that does not go alone answers no 407, and one whose credential was
+// refused while it was under way makes no attempt.
+func TestNoAttemptOutOfTurn(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		pass func(*gate, *credential) pass
+	}{
+		{"not alone", func(g *gate, c *credential) pass {
+			g.leave(mustPass(t, g, c), verdict{outcome: notAsked})
+			return mustPass(t, g, c)
+		}},
+		{"refused meanwhile", func(g *gate, c *credential) pass {
+			g.leave(mustPass(t, g, c), verdict{outcome: accepted, scheme: SchemeBasic})
+			p := mustPass(t, g, c)
+			g.leave(mustPass(t, g, c), verdict{outcome: refused})
+			return p
+		}},
+		{"changed meanwhile", func(g *gate, c *credential) pass {
+			g.leave(mustPass(t, g, c), verdict{outcome: accepted, scheme: SchemeBasic})
+			p := mustPass(t, g, c)
+			mustPass(t, g, gateCred("new", 2))
+			return p
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var shown atomic.Bool
+			s := &pipes{serve: func(c net.Conn) {
+				req, err := http.ReadRequest(bufio.NewReader(c))
+				if err != nil {
+					return
+				}
+				shown.Store(req.Header.Get("Proxy-Authorization") != "")
+				_, _ = io.WriteString(c, "HTTP/1.1 407 A\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n")
+			}}
+			u := pipeUpstream(s.reach())
+			p := tc.pass(&u.gate, u.source.last)
+			conn, v, err := u.attempt(t.Context(), target, p)
+			if conn != nil || err != nil || v.outcome != asked {
+				t.Errorf("%v, %+v, %v", conn, v, err)
+			}
+			s.wg.Wait()
+			if shown.Load() {
+				t.Error("the password was shown")
+			}
+		})
+	}
+}
+
 // pipes is a reach whose connections are pipes to serve.
 type pipes struct {
 	serve func(net.Conn)
@@ -410,7 +458,7 @@ func TestRaceClosesTheLoser(t *testing.T) {
 			time.Sleep(connectStagger + time.Nanosecond)
 			return a, nil
 		}}
-		conn, err := r.race(t.Context(), "tcp", addrs("192.0.2.1", "192.0.2.2"), "1")
+		conn, err := r.race(t.Context(), "tcp", addrs("192.0.2.1", "192.0.2.2", "192.0.2.3"), "1")
 		if err != nil {
 			t.Fatal(err)
 		}

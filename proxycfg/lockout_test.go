@@ -1,11 +1,17 @@
 package proxycfg
 
 import (
+	"bufio"
 	"context"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -229,51 +235,65 @@ func TestPasswordExpires(t *testing.T) {
 	}
 }
 
-// An attempt whose dial is given up is still listened to, so that its refusal is
-// known and remembered.
-func TestCanceledAttemptIsListenedTo(t *testing.T) {
-	f := newFakeProxy(t, "NTLM")
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	f.onAttempt = func(int) bool {
-		cancel()
-		// The dial's end must be on its way before the answer is.
-		<-time.After(50 * time.Millisecond)
-		return false
-	}
-	set := Settings{
-		Mode: ModeCustom, URL: f.url(), Username: "svc",
-		PasswordFile: passwordFile(t, "wrong"), StateDir: t.TempDir(),
-	}
-	p := newProxy(t, set)
-	_, err := p.DialContext(ctx, "tcp", target)
-	wantCode(t, err, CodeCredentialRefused)
-	_, err = dial(t, newProxy(t, set))
-	wantCode(t, err, CodeCredentialRefused)
-	if got := f.counts().Attempts; got != 1 {
-		t.Errorf("%d attempts", got)
-	}
-}
-
-// With a good credential the given-up dial is an error, but proves it.
-func TestCanceledAttemptProves(t *testing.T) {
-	f := newFakeProxy(t, "Basic")
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	f.onAttempt = func(n int) bool {
-		if n == 1 {
-			cancel()
-			<-time.After(50 * time.Millisecond)
-		}
-		return false
-	}
-	p := newProxy(t, Settings{
-		Mode: ModeCustom, URL: f.url(), Username: "svc", PasswordFile: passwordFile(t, f.account.password),
-	})
-	_, err := p.DialContext(ctx, "tcp", target)
-	wantCode(t, err, CodeCanceled)
-	if got := p.Status().Auth; got != SchemeBasic {
-		t.Errorf("the outcome was not noted: %q", got)
+// An attempt whose dial is given up is still listened to for a second, so that
+// its outcome is known and a refusal is remembered.
+func TestCanceledAttempt(t *testing.T) {
+	const (
+		yes = "HTTP/1.1 200 OK\r\n\r\n"
+		no  = "HTTP/1.1 407 A\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n"
+	)
+	for _, tc := range []struct {
+		name   string
+		after  time.Duration // the answer
+		answer string
+		code   string // of the dial
+		then   string // code of the next dial, empty: it has the scheme
+	}{
+		{"refused", outcomeGrace - 1, no, CodeCredentialRefused, CodeCredentialRefused},
+		{"accepted", outcomeGrace - 1, yes, CodeCanceled, ""},
+		{"refused too late", outcomeGrace + 1, no, CodeCanceled, CodeAuthUnanswered},
+		{"accepted too late", outcomeGrace + 1, yes, CodeCanceled, CodeAuthUnanswered},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				var attempts atomic.Int32
+				s := &pipes{serve: func(c net.Conn) {
+					req, err := http.ReadRequest(bufio.NewReader(c))
+					if err != nil {
+						return
+					}
+					answer := no
+					if req.Header.Get("Proxy-Authorization") != "" {
+						attempts.Add(1)
+						cancel()
+						time.Sleep(tc.after)
+						answer = tc.answer
+					}
+					_, _ = io.WriteString(c, answer)
+				}}
+				u := pipeUpstream(s.reach())
+				u.memory = newMemory(dir)
+				_, err := u.dial(ctx, target)
+				wantCode(t, err, tc.code)
+				s.wg.Wait()
+				if tc.then == "" {
+					if got, _ := u.gate.status(); got != SchemeBasic {
+						t.Errorf("scheme %q", got)
+					}
+					return
+				}
+				_, err = u.dial(t.Context(), target)
+				wantCode(t, err, tc.then)
+				if got := attempts.Load(); got != 1 {
+					t.Errorf("%d attempts", got)
+				}
+				if r := mustRecall(t, u.memory, u.account(u.source.last)); (r != nil) != (tc.then == CodeCredentialRefused) {
+					t.Errorf("remembered: %v", r)
+				}
+			})
+		})
 	}
 }
 
