@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"cmp"
 	"crypto/rand"
 	"io"
 	"net"
@@ -40,6 +41,7 @@ type Bundle struct {
 	bulk        fifo[*Stream]
 	late        []*Stream // whose ACK waits for the timer
 	unacked     int64     // bytes sent or to be sent that the far end has not consumed
+	closing     Code      // the reason that Close gives, once it was called
 	err         *EndError // set when over
 	remote      bool      // the far end said that it is over
 	timer       *time.Timer
@@ -121,12 +123,15 @@ func (b *Bundle) rttLocked() time.Duration {
 }
 
 // Close ends the bundle in an orderly way: the far end is told the reason, its
-// streams and ours are reset with it. Close waits for the last frames, at most
-// half a second, and for all goroutines of the bundle. Closing twice is fine.
+// streams and ours are reset with it. Close waits until the far end has heard it,
+// which is when it closes the lanes, at most half a second, and for all
+// goroutines of the bundle: the caller may close what the lanes travel on right
+// after. Closing twice is fine.
 func (b *Bundle) Close(reason Code) {
 	b.mu.Lock()
 	waiting := make([]*lane, 0, len(b.lanes))
 	if b.err == nil {
+		b.closing = reason
 		for _, l := range b.lanes {
 			l.goAway, l.goAwayCode = true, reason
 			waiting = append(waiting, l)
@@ -138,7 +143,6 @@ func (b *Bundle) Close(reason Code) {
 	defer flushed.Stop()
 	for _, l := range waiting {
 		select {
-		case <-l.farewell:
 		case <-l.gone:
 		case <-flushed.C:
 			flushed.Reset(0)
@@ -239,7 +243,7 @@ func (b *Bundle) dropLaneLocked(l *lane, err error) {
 		return
 	}
 	if b.cfg.ResumeGrace <= 0 {
-		b.overLocked(&EndError{Reason: CodeLanesLost, Err: err}, false)
+		b.overLocked(&EndError{Reason: cmp.Or(b.closing, CodeLanesLost), Err: err}, false)
 		return
 	}
 	b.graceAt = time.Now().Add(b.cfg.ResumeGrace)

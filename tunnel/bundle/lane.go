@@ -12,11 +12,10 @@ import (
 // lane is one authenticated byte pipe of a bundle: one reader, one writer.
 type lane struct {
 	// static after construction
-	b        *Bundle
-	conn     net.Conn
-	info     LaneInfo
-	gone     chan struct{} // closed when the lane is dropped
-	farewell chan struct{} // closed when its GOAWAY was written
+	b    *Bundle
+	conn net.Conn
+	info LaneInfo
+	gone chan struct{} // closed when the lane is dropped
 
 	// owned by the reader
 	in   *bufio.Reader
@@ -40,7 +39,7 @@ type lane struct {
 	lackAt     time.Time
 	goAway     bool // a GOAWAY is to be written
 	goAwayCode Code
-	lastWords  bool         // a GOAWAY is being written
+	lastWords  bool         // a GOAWAY went out: nothing but the lane's own frames follows
 	pings      fifo[uint64] // PONGs to be written
 	ping       bool         // a PING is to be written
 	pingAt     time.Time    // when the next PING is due
@@ -77,8 +76,8 @@ const maxLaneWindow = 64 << 20
 func newLane(b *Bundle, conn net.Conn, info LaneInfo) *lane {
 	l := &lane{
 		b: b, conn: conn, info: info,
-		gone: make(chan struct{}), farewell: make(chan struct{}),
-		in: bufio.NewReaderSize(conn, 16<<10), body: make([]byte, 32+maxGrant),
+		gone: make(chan struct{}),
+		in:   bufio.NewReaderSize(conn, 16<<10), body: make([]byte, 32+maxGrant),
 	}
 	l.cond.L = &b.mu
 	return l
@@ -294,10 +293,6 @@ func (l *lane) write(done chan<- struct{}) {
 		if l.big != nil {
 			l.big.writtenLocked()
 			l.big = nil
-		}
-		if l.lastWords {
-			l.lastWords = false
-			close(l.farewell)
 		}
 		if err != nil {
 			b.dropLaneLocked(l, &EndError{Reason: CodeLanesLost, Err: err})
