@@ -38,7 +38,7 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "\n*** THE TESTS WITH REAL PROXIES AND STORES DO NOT RUN: %v ***\n\n", err)
 		return m.Run() // each says so and skips
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	path, remove, err := rig.Build(ctx)
 	if err != nil {

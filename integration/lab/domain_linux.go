@@ -48,6 +48,7 @@ const sambaMember = `[global]
   idmap config * : backend = tdb
   idmap config * : range = 100000-199999
   winbind offline logon = no
+  winbind reconnect delay = 1
   load printers = no
 `
 
@@ -92,7 +93,7 @@ func (l *Lab) startDC(ctx context.Context) error {
 		return err
 	}
 	l.daemons.add(p)
-	return l.DC.reachable(ctx, l.DC, p, 88, 445, 389)
+	return l.DC.reachable(ctx, l.DC, p, 53, 88, 135, 389, 445, 3268)
 }
 
 // dcConfig adds sambaServices to the configuration that the provisioning made.
@@ -142,8 +143,20 @@ func (l *Lab) startMember(ctx context.Context) error {
 	if err := os.Chmod(state, 0o755); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
-	_, err = l.Proxy.Run(ctx, "", "wbinfo", "-t")
-	return err
+	return l.trusted(ctx)
+}
+
+// trusted waits until winbind can ask the DC. On a busy machine winbind may find the DC half started and believe for
+// a while that it is offline; a question that was asked then stays unanswered.
+func (l *Lab) trusted(ctx context.Context) error {
+	for {
+		try, cancel := context.WithTimeout(ctx, 3*time.Second)
+		_, err := l.Proxy.Run(try, "", "wbinfo", "-t")
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // appears waits for files that a process makes.

@@ -57,7 +57,7 @@ func need(t *testing.T) context.Context {
 	if err := Missing(); err != nil {
 		t.Skip("NOT RUN:", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
