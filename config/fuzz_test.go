@@ -23,6 +23,7 @@ func FuzzConfig(f *testing.F) {
 	for _, text := range []string{
 		"", "\n", "---\n---\n", "a: &a [*a]", "? [a]\n: b", "hostname: a\nlisten: {tls: ''}", "%YAML 1.1\n---\nhostname: a",
 		"hostname: |\n  a\n", "relay: {host: a, tls: 0x10}", "stores: [[]]", "stores: [~]", "carriers: auto",
+		"hostname: a\ningress: {connect: '127.0.0.1:1', ports: [{listen: '[::1]:2', target: a/b, job: c}]}",
 		"\xef\xbb\xbfhostname: a\r\n", "a: b: c", "\thostname: a", "hostname: !!str a", "hostname: \"\\u0000\"",
 	} {
 		f.Add([]byte(text))
@@ -101,7 +102,14 @@ func checkRelay(t *testing.T, r *Relay) {
 	checkListen(t, r.Listen.TLS)
 	checkListen(t, r.Listen.QUIC)
 	checkListen(t, r.Ingress.Connect)
+	checkListen(t, r.Ingress.Socks5)
 	checkListen(t, r.Metrics)
+	for _, p := range r.Ingress.Ports {
+		checkListen(t, p.Listen)
+		if !p.Listen.loopback() || !validName(p.Gateway) || !validName(p.Store) || !validName(p.Job) {
+			t.Fatalf("port %+v", p)
+		}
+	}
 }
 
 func checkConnector(t *testing.T, c *Connector) {

@@ -68,6 +68,7 @@ func LoadRelay(opt Options) (*Relay, error) {
 
 const relayPrefix = "EBBGATE_RELAYD_"
 
+// tokensCross is why an ingress that asks for tokens must be on loopback.
 const tokensCross = "job tokens would cross the network unencrypted"
 
 // rawRelay mirrors relay.yaml.
@@ -99,9 +100,9 @@ type rawPort struct {
 	Job    string `mapstructure:"job"`
 }
 
-// local checks an address of an ingress, which must be on loopback: why says
+// loopbackListen checks an address of an ingress, which must be on loopback: why says
 // what would go wrong elsewhere.
-func (c *checker) local(key, s, why, example string) Listen {
+func (c *checker) loopbackListen(key, s, why, example string) Listen {
 	l := c.listen(key, s)
 	if l != "" && !l.loopback() {
 		c.add(key, "is not on loopback, so "+why, example)
@@ -111,12 +112,14 @@ func (c *checker) local(key, s, why, example string) Listen {
 
 func (raw rawPort) check(c *checker, key string) RelayPort {
 	const example = "{listen: \"127.0.0.1:11433\", target: corp/erp-sql, job: nightly-copy}"
-	p := RelayPort{Listen: c.local(key+".listen", raw.Listen, "whoever reaches it would reach the store", example)}
+	p := RelayPort{Listen: c.loopbackListen(key+".listen", raw.Listen, "whoever reaches it would reach the store", example)}
 	if raw.Listen == "" {
 		c.add(key+".listen", "is missing", example)
 	}
 	gateway, store, ok := strings.Cut(raw.Target, "/")
-	if !ok {
+	if raw.Target == "" {
+		c.add(key+".target", "is missing", example)
+	} else if !ok {
 		c.add(key+".target", quote(raw.Target)+" is not GATEWAY/STORE", "target: corp/erp-sql")
 	} else {
 		p.Gateway = c.name(key+".target", gateway, "target: corp/erp-sql")
@@ -136,8 +139,8 @@ func (raw *rawRelay) check(m *merged) (*Relay, error) {
 		Hostname: c.host("hostname", raw.Hostname, "relay.example.com"),
 		Listen:   RelayListen{TLS: c.listen("listen.tls", or(raw.Listen.TLS, ":443"))},
 		Ingress: RelayIngress{
-			Connect: c.local("ingress.connect", raw.Ingress.Connect, tokensCross, "127.0.0.1:3128"),
-			Socks5:  c.local("ingress.socks5", raw.Ingress.Socks5, tokensCross, "127.0.0.1:1080"),
+			Connect: c.loopbackListen("ingress.connect", raw.Ingress.Connect, tokensCross, "127.0.0.1:3128"),
+			Socks5:  c.loopbackListen("ingress.socks5", raw.Ingress.Socks5, tokensCross, "127.0.0.1:1080"),
 		},
 		State:   RelayState{Dir: or(raw.State.Dir, defaultDir("ebbgate")), KeyFile: raw.State.KeyFile},
 		TLS:     RelayTLS{Cert: raw.TLS.Cert, Key: raw.TLS.Key},
