@@ -1,12 +1,13 @@
 package proxycfg
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -68,6 +69,7 @@ func interleave(addrs []netip.Addr) []netip.Addr {
 }
 
 type dialled struct {
+	turn int // the address' place in the list
 	conn net.Conn
 	addr string
 	err  error
@@ -90,7 +92,7 @@ func (r reach) race(ctx context.Context, network string, addrs []netip.Addr, por
 		select {
 		case <-stagger.C:
 			if winner == nil && next < len(addrs) {
-				go r.one(ctx, network, net.JoinHostPort(addrs[next].String(), port), results)
+				go r.one(ctx, next, network, net.JoinHostPort(addrs[next].String(), port), results)
 				next, running = next+1, running+1
 				stagger.Reset(connectStagger)
 			}
@@ -109,15 +111,16 @@ func (r reach) race(ctx context.Context, network string, addrs []netip.Addr, por
 		}
 	}
 	if winner == nil {
+		slices.SortFunc(failed, func(a, b dialled) int { return cmp.Compare(a.turn, b.turn) })
 		return nil, failed
 	}
 	return winner, nil
 }
 
 // one is one dial of a race, which waits for its result.
-func (r reach) one(ctx context.Context, network, addr string, results chan<- dialled) {
+func (r reach) one(ctx context.Context, turn int, network, addr string, results chan<- dialled) {
 	conn, err := r.dial(ctx, network, addr)
-	results <- dialled{conn, addr, err}
+	results <- dialled{turn, conn, addr, err}
 }
 
 // addressesError is why no address of a host could be reached. It is a
@@ -164,7 +167,7 @@ func connectReason(err error) string {
 	case errors.As(err, &errno):
 		return errno.Error()
 	case errors.As(err, &ne) && ne.Timeout():
-		return fmt.Sprintf("no answer within %s", connectTimeout)
+		return "no answer"
 	}
 	return err.Error()
 }

@@ -1,6 +1,7 @@
 package proxycfg
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -8,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -160,22 +163,28 @@ func TestSchemeNotConfigured(t *testing.T) {
 
 // A proxy that says nothing ends the dial with the caller's deadline.
 func TestSilentProxy(t *testing.T) {
-	for _, answers := range [][]string{nil, {"HTT"}, {"HTTP/1.1 200 OK\r\nFoo: "}, {demands}} {
-		t.Run(fmt.Sprintf("%.20q", answers), func(t *testing.T) {
-			p := newProxy(t, Settings{
-				Mode: ModeCustom, URL: script(t, answers...), Username: "svc", PasswordFile: passwordFile(t, "x"),
+	for _, answer := range []string{"", "HTT", "HTTP/1.1 200 OK\r\nFoo: "} {
+		t.Run(answer, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &pipes{serve: func(c net.Conn) {
+					br := bufio.NewReader(c)
+					_, _ = http.ReadRequest(br)
+					_, _ = io.WriteString(c, answer)
+					_, _ = io.Copy(io.Discard, br)
+				}}
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				_, err := pipeUpstream(s.reach()).dial(ctx, target)
+				e := wantCode(t, err, CodeProxyTimeout)
+				if !e.Timeout() || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(e.Error(), "did not answer to CONNECT "+target+" within 3s") {
+					t.Errorf("%v", e)
+				}
+				var ne net.Error
+				if !errors.As(err, &ne) {
+					t.Error("not a net.Error")
+				}
+				s.wg.Wait()
 			})
-			ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-			defer cancel()
-			_, err := p.DialContext(ctx, "tcp", target)
-			e := wantCode(t, err, CodeProxyTimeout)
-			if !e.Timeout() || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(e.Error(), "did not answer to CONNECT "+target+" within ") {
-				t.Errorf("%v", e)
-			}
-			var ne net.Error
-			if !errors.As(err, &ne) {
-				t.Error("not a net.Error")
-			}
 		})
 	}
 }

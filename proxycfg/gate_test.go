@@ -362,7 +362,7 @@ func TestAddresses(t *testing.T) {
 		{
 			name: "all dropped", found: addrs("192.0.2.1", "192.0.2.2"), took: connectTimeout,
 			order: []string{"192.0.2.1", "192.0.2.2"}, code: CodeProxyDialTimeout, direct: CodeConnectionTimeout,
-			message: "192.0.2.1:8080: no answer within 10s",
+			message: "192.0.2.1:8080: no answer; 192.0.2.2:8080: no answer",
 		},
 		{
 			name: "unreachable", found: addrs("2001:db8::1"), answers: map[string]string{"2001:db8::1": "unreachable"},
