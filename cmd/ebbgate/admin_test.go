@@ -91,9 +91,6 @@ func serve(t *testing.T) (api string, relay *registrar) {
 }
 
 func TestAdministration(t *testing.T) {
-	t.Setenv("TZ", "UTC")
-	defer func(l *time.Location) { time.Local = l }(time.Local)
-	time.Local = time.UTC
 	api, relay := serve(t)
 	for _, tt := range []struct {
 		args, text, json string

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
@@ -25,6 +26,9 @@ func (c checked) Run() int {
 }
 
 func TestMain(m *testing.M) {
+	// Times are printed in the local zone. Set before anything runs beside it:
+	// whoever asks for the time reads this variable.
+	time.Local = time.UTC
 	testscript.Main(checked{m}, map[string]func(){"ebbgate": main})
 }
 
