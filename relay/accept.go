@@ -2,11 +2,9 @@ package relay
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"sync"
 	"syscall"
 	"time"
@@ -31,6 +29,8 @@ type doorkeeper struct {
 	total int
 	hosts map[string]int
 }
+
+func newDoorkeeper() *doorkeeper { return &doorkeeper{hosts: make(map[string]int)} }
 
 func (k *doorkeeper) enter(host string) bool {
 	k.mu.Lock()
@@ -57,9 +57,8 @@ func (k *doorkeeper) leave(host string) {
 func (r *Relay) acceptTCP(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
-	web := newWebsite(r.self.publicConfig())
+	web := newWebsite(r.site(), r.self.publicConfig(), r.log)
 	defer web.close()
-	keeper := &doorkeeper{hosts: make(map[string]int)}
 	pause := time.Duration(0)
 	for {
 		conn, err := l.Accept()
@@ -84,12 +83,12 @@ func (r *Relay) acceptTCP(ctx context.Context, l net.Listener) error {
 		}
 		pause = 0
 		host := hostOf(conn.RemoteAddr())
-		if !keeper.enter(host) {
+		if !r.doorkeeper.enter(host) {
 			r.metrics.connections.WithLabelValues("too-many").Inc()
 			_ = conn.Close()
 			continue
 		}
-		r.sessions.Go(func() { r.greet(ctx, conn, web, func() { keeper.leave(host) }) })
+		r.sessions.Go(func() { r.greet(ctx, conn, web, func() { r.doorkeeper.leave(host) }) })
 	}
 }
 
@@ -129,8 +128,8 @@ func (r *Relay) greet(ctx context.Context, conn net.Conn, web *website, proved f
 		}
 		r.serveLink(ctx, link, proved)
 	case tunnel.KindTLS:
+		web.serve(ctx, peeked, proved)
 		stop()
-		web.serve(peeked)
 	case tunnel.KindHTTP:
 		stop()
 		_ = conn.SetWriteDeadline(time.Now().Add(firstBytes))
@@ -165,60 +164,3 @@ func (r *Relay) acceptQUIC(ctx context.Context, socket net.PacketConn) error {
 		r.sessions.Go(func() { r.serveLink(ctx, link, func() {}) })
 	}
 }
-
-// website is what the relay shows to browsers and to whoever else speaks HTTPS.
-type website struct {
-	server *http.Server
-	conns  chan net.Conn
-	done   chan struct{}
-	config *tls.Config
-	served sync.WaitGroup
-}
-
-func newWebsite(config *tls.Config) *website {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = fmt.Fprintln(w, "This is an Ebbgate relay. Connectors and clients reach it on this port.")
-	})
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
-	w := &website{conns: make(chan net.Conn), done: make(chan struct{}), config: config}
-	w.server = &http.Server{
-		Handler: mux, ReadHeaderTimeout: firstBytes, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second,
-		IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: nil,
-		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
-	}
-	w.served.Go(func() { _ = w.server.Serve(w) })
-	return w
-}
-
-// serve hands a connection to the HTTP server, which does the handshake.
-func (w *website) serve(conn net.Conn) {
-	_ = conn.SetDeadline(time.Now().Add(firstBytes)) // net/http sets its own after the handshake
-	select {
-	case w.conns <- tls.Server(conn, w.config):
-	case <-w.done:
-		_ = conn.Close()
-	}
-}
-
-func (w *website) close() {
-	close(w.done)
-	_ = w.server.Close()
-	w.served.Wait()
-}
-
-// Accept is net.Listener's.
-func (w *website) Accept() (net.Conn, error) {
-	select {
-	case c := <-w.conns:
-		return c, nil
-	case <-w.done:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close is net.Listener's.
-func (w *website) Close() error { return nil }
-
-// Addr is net.Listener's.
-func (w *website) Addr() net.Addr { return &net.TCPAddr{} }

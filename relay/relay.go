@@ -71,9 +71,10 @@ type Relay struct {
 	self  *identity // certificate and grants' signer
 
 	// each guards itself
-	registry *registry
-	dials    *dialer
-	tickets  *tickets
+	registry   *registry
+	dials      *dialer
+	tickets    *tickets
+	doorkeeper *doorkeeper
 
 	ready    Ready
 	sessions sync.WaitGroup
@@ -95,7 +96,7 @@ func New(cfg Config) (*Relay, error) {
 	r := &Relay{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry),
 		incarnation: binary.BigEndian.Uint64(random[:]),
-		registry:    newRegistry(), tickets: newTickets(),
+		registry:    newRegistry(), tickets: newTickets(), doorkeeper: newDoorkeeper(),
 	}
 	r.bundles = bundle.Config{
 		Incarnation: r.incarnation, Pool: bundle.NewPool(bundle.DefaultPoolSize),

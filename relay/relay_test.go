@@ -447,6 +447,24 @@ func TestEnrolmentRefusals(t *testing.T) {
 
 func TestWebsiteAndGarbage(t *testing.T) {
 	r := startRelay(t, 0)
+	anonymous := func() int {
+		r.relay.doorkeeper.mu.Lock()
+		defer r.relay.doorkeeper.mu.Unlock()
+		return r.relay.doorkeeper.total
+	}
+	visitor, err := tls.Dial("tcp", r.ready.TLS, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := anonymous(); n != 1 {
+		t.Errorf("%d connections count as anonymous, want the visitor's", n)
+	}
+	fmt.Fprintf(visitor, "CONNECT echo.corp:7 HTTP/1.1\r\nHost: x\r\n\r\n")
+	if refused, err := http.ReadResponse(bufio.NewReader(visitor), nil); err != nil || refused.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("CONNECT over HTTPS: %v %v", refused, err)
+	}
+	visitor.Close()
+	until(t, "the visitor's place is free", func() bool { return anonymous() == 0 })
 	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}, Timeout: 10 * time.Second}
 	answer, err := client.Get("https://" + r.ready.TLS + "/healthz")
 	if err != nil {

@@ -1,0 +1,151 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// site is what the relay answers over HTTPS.
+func (r *Relay) site() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintln(w, "This is an Ebbgate relay. Connectors and clients reach it on this port.")
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	return &siteHandler{pages: mux}
+}
+
+// siteHandler tells CONNECT, which has no path (RFC 9110 §9.3.6), from requests
+// for pages.
+type siteHandler struct {
+	pages   http.Handler
+	connect http.Handler // may hijack the connection, see takeOver; nil: refused
+}
+
+func (h *siteHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	switch {
+	case req.Method != http.MethodConnect:
+		h.pages.ServeHTTP(w, req)
+	case h.connect != nil:
+		h.connect.ServeHTTP(w, req)
+	default:
+		http.Error(w, "no ingress here", http.StatusMethodNotAllowed)
+	}
+}
+
+// website serves HTTP/1.1 on connections that are handed to it one by one: over
+// TLS, or without where config is nil.
+type website struct {
+	server *http.Server
+	conns  chan net.Conn
+	done   chan struct{}
+	config *tls.Config
+	served sync.WaitGroup
+}
+
+func newWebsite(handler http.Handler, config *tls.Config, logger *slog.Logger) *website {
+	w := &website{conns: make(chan net.Conn), done: make(chan struct{}), config: config}
+	w.server = &http.Server{
+		Handler: handler, ReadHeaderTimeout: firstBytes, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if secured, ok := c.(*tls.Conn); ok {
+				c = secured.NetConn()
+			}
+			return context.WithValue(ctx, visitorKey{}, c)
+		},
+	}
+	w.served.Go(func() { _ = w.server.Serve(w) })
+	return w
+}
+
+// visitor is a connection to a website. Whoever serves it waits until it is
+// closed or taken over.
+type visitor struct {
+	net.Conn
+	over  chan struct{} // closed by Close
+	taken chan func(ctx context.Context, proved func())
+	close func() // closes over, once
+}
+
+// visitorKey is for a request's visitor in its context.
+type visitorKey struct{}
+
+// Close closes the connection and ends the visit.
+func (v *visitor) Close() error {
+	v.close()
+	return v.Conn.Close()
+}
+
+// NetConn is the connection that was handed to the website.
+func (v *visitor) NetConn() net.Conn { return v.Conn }
+
+// takeOver makes serve run with what a handler has hijacked, instead of in the
+// handler's goroutine: the relay waits for it, ctx ends with the relay's
+// service, and proved says that the connection is not anonymous any more. It is
+// called at most once a connection; serve closes the connection.
+func takeOver(req *http.Request, serve func(ctx context.Context, proved func())) {
+	v, ok := req.Context().Value(visitorKey{}).(*visitor)
+	if !ok {
+		panic("relay: BUG: a request that came by no website")
+	}
+	v.taken <- serve // has room for one
+}
+
+// serve lets the website answer on conn until it is over. It counts as anonymous
+// all the while, unless a handler took it over and calls proved.
+func (w *website) serve(ctx context.Context, conn net.Conn, proved func()) {
+	_ = conn.SetDeadline(time.Now().Add(firstBytes)) // net/http sets its own after the handshake
+	v := &visitor{Conn: conn, over: make(chan struct{}), taken: make(chan func(context.Context, func()), 1)}
+	v.close = sync.OnceFunc(func() { close(v.over) })
+	var served net.Conn = v
+	if w.config != nil {
+		served = tls.Server(v, w.config)
+	}
+	select {
+	case w.conns <- served:
+	case <-w.done:
+		_ = conn.Close()
+		return
+	}
+	select {
+	case take := <-v.taken:
+		take(ctx, proved)
+		return
+	case <-v.over:
+	}
+	select {
+	case take := <-v.taken: // it owns what it took, closed or not
+		take(ctx, proved)
+	default:
+	}
+}
+
+func (w *website) close() {
+	close(w.done)
+	_ = w.server.Close()
+	w.served.Wait()
+}
+
+// Accept is net.Listener's.
+func (w *website) Accept() (net.Conn, error) {
+	select {
+	case c := <-w.conns:
+		return c, nil
+	case <-w.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close is net.Listener's.
+func (w *website) Close() error { return nil }
+
+// Addr is net.Listener's.
+func (w *website) Addr() net.Addr { return &net.TCPAddr{} }
