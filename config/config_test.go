@@ -45,6 +45,7 @@ func TestRelayDefaults(t *testing.T) {
 		Hostname: "relay.example.com",
 		Listen:   RelayListen{TLS: ":443", QUIC: ":443"},
 		State:    RelayState{Dir: defaultDir("ebbgate"), KeyFile: filepath.Join(defaultDir("ebbgate"), "state.key")},
+		Log:      Log{Format: LogAuto},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -81,6 +82,7 @@ func TestConnectorDefaults(t *testing.T) {
 	want := &Connector{
 		StateDir: defaultDir("ebbgate-connector"),
 		Proxy:    Proxy{Mode: ProxySystem, Auth: []ProxyAuth{ProxyNTLM, ProxyBasic}},
+		Log:      Log{Format: LogAuto},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -148,6 +150,7 @@ stores: [{name: file, address: file:1}]
 			Name: "environment", Host: "environment", Port: 2,
 			Ingress: []IngressKind{IngressRelay, IngressClient},
 		}},
+		Log: Log{Format: LogAuto},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

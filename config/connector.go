@@ -14,6 +14,7 @@ type Connector struct {
 	Carriers []Carrier
 	Proxy    Proxy
 	Stores   []Store
+	Log      Log
 }
 
 // Carrier is what a session may travel on.
@@ -127,6 +128,7 @@ type rawConnector struct {
 		Bypass       []string `mapstructure:"bypass" usage:"hosts that are reached without the proxy"`
 	} `mapstructure:"proxy"`
 	Stores []rawStore `mapstructure:"stores"`
+	Log    rawLog     `mapstructure:"log"`
 }
 
 // rawEndpoint is {host, tls, quic} or one text, which becomes Address.
@@ -151,6 +153,7 @@ func (raw *rawConnector) check(m *merged) (*Connector, error) {
 		Relay:    raw.Relay.check(c),
 		StateDir: or(raw.StateDir, defaultDir("ebbgate-connector")),
 		Proxy:    raw.checkProxy(c),
+		Log:      raw.Log.check(c),
 	}
 	if len(raw.Carriers) != 1 || raw.Carriers[0] != "auto" {
 		conn.Carriers = choices(c, "carriers", raw.Carriers, CarrierQUIC, CarrierTLS)

@@ -25,6 +25,7 @@ func TestReferenceRelay(t *testing.T) {
 		},
 		State:   RelayState{Dir: "/var/lib/ebbgate", KeyFile: filepath.Join("/var/lib/ebbgate", "state.key")},
 		Metrics: "127.0.0.1:9464",
+		Log:     Log{Format: LogAuto},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -46,6 +47,7 @@ func TestReferenceConnector(t *testing.T) {
 			Username: `CORP\svc-ebbgate`, PasswordFile: "/etc/ebbgate/proxy-password",
 			Auth: []ProxyAuth{ProxyNTLM, ProxyBasic}, Bypass: []string{"*.corp.example", "10.0.0.0/8"},
 		},
+		Log: Log{Format: LogAuto},
 		Stores: []Store{
 			{Name: "erp-sql", Host: "sql01.corp.example", Port: 1433, Ingress: both},
 			{
@@ -138,6 +140,8 @@ func TestKeys(t *testing.T) {
 		"--tls-cert EBBGATE_RELAYD_TLS_CERT",
 		"--tls-key EBBGATE_RELAYD_TLS_KEY",
 		"--metrics EBBGATE_RELAYD_METRICS",
+		"--log-level EBBGATE_RELAYD_LOG_LEVEL",
+		"--log-format EBBGATE_RELAYD_LOG_FORMAT",
 		"--relay EBBGATE_CONNECTOR_RELAY",
 		"--state-dir EBBGATE_CONNECTOR_STATE_DIR",
 		"--carriers EBBGATE_CONNECTOR_CARRIERS",
@@ -148,6 +152,8 @@ func TestKeys(t *testing.T) {
 		"--proxy-auth EBBGATE_CONNECTOR_PROXY_AUTH",
 		"--proxy-bypass EBBGATE_CONNECTOR_PROXY_BYPASS",
 		"EBBGATE_CONNECTOR_STORES",
+		"--log-level EBBGATE_CONNECTOR_LOG_LEVEL",
+		"--log-format EBBGATE_CONNECTOR_LOG_FORMAT",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

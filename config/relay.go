@@ -17,6 +17,7 @@ type Relay struct {
 	TLS      RelayTLS
 	// Metrics is where Prometheus metrics are served; empty: nowhere.
 	Metrics Listen
+	Log     Log
 }
 
 // RelayListen says where connectors and clients come in.
@@ -92,6 +93,7 @@ type rawRelay struct {
 		Key  string `mapstructure:"key" usage:"file with the public certificate's key (PEM)"`
 	} `mapstructure:"tls"`
 	Metrics string `mapstructure:"metrics" usage:"address on which Prometheus metrics are served"`
+	Log     rawLog `mapstructure:"log"`
 }
 
 type rawPort struct {
@@ -145,6 +147,7 @@ func (raw *rawRelay) check(m *merged) (*Relay, error) {
 		State:   RelayState{Dir: or(raw.State.Dir, defaultDir("ebbgate")), KeyFile: raw.State.KeyFile},
 		TLS:     RelayTLS{Cert: raw.TLS.Cert, Key: raw.TLS.Key},
 		Metrics: c.listen("metrics", raw.Metrics),
+		Log:     raw.Log.check(c),
 	}
 	r.Listen.QUIC = r.Listen.TLS
 	if raw.Listen.QUIC != nil {

@@ -18,7 +18,7 @@ import (
 type gate struct {
 	self     certs.Identity
 	verifier *grant.Verifier
-	stores   map[string]config.Store
+	find     func(name string) (config.Store, bool)
 	dialer   *dialer
 	looked   <-chan struct{}  // closed once the dialer's guards know their addresses
 	now      func() time.Time // the relay's
@@ -97,7 +97,7 @@ func (g *gate) awaitGuards(ctx context.Context) {
 
 // store finds the store and checks that it serves this job at this ingress.
 func (g *gate) store(gr grant.Grant, peer certs.Identity) (config.Store, error) {
-	st, ok := g.stores[gr.Store]
+	st, ok := g.find(gr.Store)
 	kind := config.IngressClient
 	if peer.Role == certs.RoleRelay {
 		kind = config.IngressRelay

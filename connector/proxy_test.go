@@ -208,8 +208,8 @@ func TestBetterCarrierWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	// UDP does not work at first.
-	quicPort := n.way.Endpoint.QUICPort
-	n.way.Endpoint.QUICPort = 0
+	quicPort := n.route().way.Endpoint.QUICPort
+	n.route().way.Endpoint.QUICPort = 0
 	ctx, cancel := context.WithCancel(t.Context())
 	over := make(chan error, 1)
 	go func() { over <- n.run(ctx) }()
@@ -219,7 +219,7 @@ func TestBetterCarrierWaits(t *testing.T) {
 	if len(n.sessions.all()) != 2 {
 		t.Errorf("%d sessions", len(n.sessions.all()))
 	}
-	probe := newWay(opt.File, n.to, c.proxy, nil, n.id.sessionTLS, c.logger)
+	probe := newWay(opt.File, n.route().to, c.proxy, nil, n.id.sessionTLS, c.logger)
 	probe.Endpoint.QUICPort = quicPort
 	s, err := r.open(t.Context(), r.node("n1"), "echo", nil)
 	if err != nil {

@@ -123,7 +123,7 @@ func (r *running) renewOnce(ctx context.Context, s *tunnel.Session, key ed25519.
 func (r *running) comeBack(ctx context.Context) error {
 	saved, _ := r.id.current()
 	r.logger.Warn("the certificate has expired: coming back with the registered key", "expired", r.id.expires())
-	link, err := r.back.Dial(ctx)
+	link, err := r.route().back.Dial(ctx)
 	if err != nil {
 		return err
 	}

@@ -5,13 +5,13 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/certs/grant"
-	"github.com/ebbgate/ebbgate/config"
 	"github.com/ebbgate/ebbgate/tunnel"
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
@@ -20,16 +20,17 @@ import (
 type running struct {
 	// static after construction
 	*Connector
-	dir    *stateDir
-	to     config.Endpoint
-	id     *identity
-	clock  *clock
-	way    *tunnel.Dialer // with the node's certificate
-	back   *tunnel.Dialer // without one
-	guards *guards
-	gate   *gate
-	node   *bundle.Node
-	since  time.Time
+	dir          *stateDir
+	registration *registration
+	memory       *carrierMemory
+	id           *identity
+	clock        *clock
+	guards       *guards
+	gate         *gate
+	node         *bundle.Node
+	since        time.Time
+
+	set atomic.Pointer[settings] // what is in force
 
 	// each guards itself
 	sessions *sessions
@@ -39,8 +40,9 @@ type running struct {
 
 	mu sync.Mutex
 	// guarded by mu
-	last      *Failure  // what went wrong last
-	notBefore time.Time // of the next attempt, as the relay asked
+	last      *Failure               // what went wrong last
+	notBefore time.Time              // of the next attempt, as the relay asked
+	taken     map[tunnel.Link]*route // by links that are not served yet
 }
 
 func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Saved) (*running, error) {
@@ -50,19 +52,14 @@ func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Sav
 		return nil, dir.corrupt(certs.IdentityFile, err)
 	}
 	r := &running{
-		Connector: c, dir: dir, to: reg.endpoint(c.cfg.File.Relay), id: id, clock: clk, guards: new(guards),
-		since: time.Now().UTC(), sessions: newSessions(), looked: make(chan struct{}),
+		Connector: c, dir: dir, registration: reg, memory: newCarrierMemory(dir, c.logger), id: id, clock: clk, guards: new(guards),
+		since: time.Now().UTC(), sessions: newSessions(), looked: make(chan struct{}), taken: make(map[tunnel.Link]*route),
 	}
-	memory := newCarrierMemory(dir, c.logger)
-	r.way = newWay(c.cfg.File, r.to, c.proxy, memory, id.sessionTLS, c.logger)
-	r.back = newWay(c.cfg.File, r.to, c.proxy, memory, id.returnTLS, c.logger)
+	r.set.Store(r.newSettings(c.cfg.File, c.proxy))
 	r.gate = &gate{
-		self: id.name, verifier: grant.NewVerifier(id.name, id.trust), stores: make(map[string]config.Store),
+		self: id.name, verifier: grant.NewVerifier(id.name, id.trust), find: r.store,
 		dialer: &dialer{resolver: c.cfg.Resolver, guards: r.guards}, looked: r.looked,
 		now: clk.now, runs: newRuns(), failed: r.note, metrics: c.metrics, logger: c.logger,
-	}
-	for _, st := range c.cfg.File.Stores {
-		r.gate.stores[st.Name] = st
 	}
 	r.node = bundle.NewNode(c.bundles, r.gate.open)
 	return r, nil
@@ -71,7 +68,7 @@ func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Sav
 // run serves until ctx ends or until a session fails for good.
 func (r *running) run(ctx context.Context) error {
 	log := r.logger.With("node", r.id.name.String())
-	log.Info("connector starts", "relay", hostPort(r.to), "incarnation", r.incarnationText(), "stores", len(r.gate.stores), "certificate_expires", r.id.expires())
+	log.Info("connector starts", "relay", hostPort(r.route().to), "incarnation", r.incarnationText(), "stores", len(r.set.Load().stores), "certificate_expires", r.id.expires())
 	// serving outlives ctx: ingresses are told over sessions that still stand.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -114,11 +111,12 @@ func (r *running) serveStatus(ctx context.Context) error {
 
 // report is the answer to a question for the status.
 func (r *running) report() *Report {
-	proxy := r.proxy.Status()
+	set := r.set.Load()
+	proxy := set.route.proxy.Status()
 	_, unsaved := r.id.current()
 	rep := &Report{
 		Node: r.id.name.String(), Incarnation: r.incarnationText(), Software: r.cfg.Software, Since: r.since,
-		Relay: hostPort(r.to), Sessions: []SessionReport{}, Stores: []StoreReport{},
+		Relay: hostPort(set.route.to), Sessions: []SessionReport{}, Stores: []StoreReport{},
 		Proxy: proxy.Proxy, ProxyAuth: string(proxy.Auth), ProxyRefused: proxy.Refused,
 		CertificateExpires: r.id.expires(), CertificateUnsaved: unsaved,
 		Runs: r.gate.runs.active(), Streams: r.node.Streams(),
@@ -133,7 +131,7 @@ func (r *running) report() *Report {
 			rep.Online, rep.Carrier, rep.RTTMillis = true, s.Carrier, s.RTTMillis
 		}
 	}
-	for _, st := range r.cfg.File.Stores {
+	for _, st := range set.file.Stores {
 		rep.Stores = append(rep.Stores, StoreReport{st.Name, address(st)})
 	}
 	r.mu.Lock()

@@ -25,6 +25,7 @@ type entry struct {
 	role    string
 	relay   string // identity
 	since   time.Time
+	route   *route
 }
 
 func newSessions() *sessions { return &sessions{changed: make(chan struct{})} }
@@ -119,7 +120,7 @@ func (r *running) keepBulkOnTCP(ctx context.Context) error {
 			if err := r.patient(ctx); err != nil {
 				return nil, err
 			}
-			return r.way.DialCarrier(ctx, tunnel.TLS)
+			return r.take(func(route *route) (tunnel.Link, error) { return route.way.DialCarrier(ctx, tunnel.TLS) })
 		},
 		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
 			return r.serve(ctx, link, tunnel.RoleBulk, up)
@@ -188,7 +189,7 @@ func (r *running) dial(ctx context.Context) (tunnel.Link, error) {
 			return nil, err
 		}
 	}
-	return r.way.Dial(ctx)
+	return r.take(func(route *route) (tunnel.Link, error) { return route.way.Dial(ctx) })
 }
 
 // better makes a link on a better carrier than the current one, if there is one.
@@ -196,11 +197,12 @@ func (r *running) better(ctx context.Context, current tunnel.Carrier) (tunnel.Li
 	if r.node.Streams() > 0 {
 		return nil, errBusy
 	}
-	return r.way.Better(ctx, current)
+	return r.take(func(route *route) (tunnel.Link, error) { return route.way.Better(ctx, current) })
 }
 
 // serve runs a session over a link until it is over.
 func (r *running) serve(ctx context.Context, link tunnel.Link, role string, up func()) error {
+	route := r.routeOf(link)
 	s := tunnel.NewSession(link, tunnel.SessionConfig{
 		Initiator: true, Hello: r.hello(role), Handle: r.handle, Lane: r.lane, Logger: r.logger,
 	})
@@ -217,17 +219,17 @@ func (r *running) serve(ctx context.Context, link tunnel.Link, role string, up f
 		_ = s.Close("streams are open")
 		return errBusy
 	}
-	e := &entry{session: s, role: role, relay: peerOf(link).String(), since: time.Now().UTC()}
-	r.guardLink(link)
+	e := &entry{session: s, role: role, relay: peerOf(link).String(), since: time.Now().UTC(), route: route}
+	r.guardLink(link, route)
 	r.sessions.add(e)
 	gauge := r.metrics.sessions.WithLabelValues(role)
 	gauge.Inc()
-	r.logger.Info("session", "role", role, "carrier", link.Carrier(), "relay", e.relay, "remote", link.RemoteAddr().String(), "proxy", r.proxy.Status().Proxy)
+	r.logger.Info("session", "role", role, "carrier", link.Carrier(), "relay", e.relay, "remote", link.RemoteAddr().String(), "proxy", route.proxy.Status().Proxy)
 	up()
 	inner, cancel := context.WithCancel(ctx)
 	var beats sync.WaitGroup
 	if role == tunnel.RoleControl {
-		r.tellReady(link)
+		r.tellReady(link, route)
 		beats.Go(func() { r.beat(inner, s, hello) })
 	}
 	err = s.Run(ctx)
@@ -245,7 +247,7 @@ func (r *running) serve(ctx context.Context, link tunnel.Link, role string, up f
 func (r *running) hello(role string) tunnel.Hello {
 	h := tunnel.Hello{Role: role, Incarnation: r.incarnationText(), Software: r.cfg.Software}
 	if role == tunnel.RoleControl {
-		h.Stores = announced(r.cfg.File.Stores)
+		h.Stores = announced(r.set.Load().file.Stores)
 	}
 	return h
 }
@@ -257,12 +259,12 @@ func announced(stores []config.Store) (list []tunnel.StoreInfo) {
 	return list
 }
 
-func (r *running) tellReady(link tunnel.Link) {
+func (r *running) tellReady(link tunnel.Link, route *route) {
 	r.ready.Do(func() {
 		if r.cfg.Ready != nil {
 			r.cfg.Ready(Ready{
-				Node: r.id.name.String(), Relay: hostPort(r.to), Carrier: string(link.Carrier()),
-				Proxy: r.proxy.Status().Proxy, Status: r.dir.file(fileStatus),
+				Node: r.id.name.String(), Relay: hostPort(route.to), Carrier: string(link.Carrier()),
+				Proxy: route.proxy.Status().Proxy, Status: r.dir.file(fileStatus),
 			})
 		}
 	})
@@ -310,6 +312,6 @@ func (r *running) heartbeat(ctx context.Context) tunnel.Heartbeat {
 	l := r.health.look(ctx)
 	return tunnel.Heartbeat{
 		CPUPercent: l.cpuPercent, MemoryAvailable: l.memoryAvailable, NetworkIn: l.networkIn, NetworkOut: l.networkOut,
-		Runs: r.gate.runs.active(), Streams: r.node.Streams(), Proxy: r.proxy.Status().Proxy,
+		Runs: r.gate.runs.active(), Streams: r.node.Streams(), Proxy: r.route().proxy.Status().Proxy,
 	}
 }

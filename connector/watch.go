@@ -37,10 +37,11 @@ func (r *running) watch(ctx context.Context) error {
 }
 
 func (r *running) look(ctx context.Context) {
-	if r.to.TLS != 0 {
-		r.guard(ctx, config.SpecialRelay, r.to.Host, r.to.TLS)
+	route := r.route()
+	if route.to.TLS != 0 {
+		r.guard(ctx, config.SpecialRelay, route.to.Host, route.to.TLS)
 	}
-	u, err := r.proxy.For(r.to.Host, r.to.TLS)
+	u, err := route.proxy.For(route.to.Host, route.to.TLS)
 	if err != nil || u == nil {
 		return
 	}
@@ -68,7 +69,7 @@ func (r *running) guard(ctx context.Context, s config.Special, host string, port
 
 // guardLink adds the address that a link was made to: the relay's, or the
 // proxy's.
-func (r *running) guardLink(link tunnel.Link) {
+func (r *running) guardLink(link tunnel.Link, route *route) {
 	tcp, ok := link.RemoteAddr().(*net.TCPAddr)
 	if !ok {
 		return
@@ -77,8 +78,8 @@ func (r *running) guardLink(link tunnel.Link) {
 	if !ok {
 		return
 	}
-	special, host := config.SpecialRelay, r.to.Host
-	if u, err := r.proxy.For(r.to.Host, r.to.TLS); err == nil && u != nil {
+	special, host := config.SpecialRelay, route.to.Host
+	if u, err := route.proxy.For(route.to.Host, route.to.TLS); err == nil && u != nil {
 		special, host = config.SpecialProxy, u.Hostname()
 	}
 	r.guards.add(special, host, tcp.Port, addr)

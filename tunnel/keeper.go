@@ -21,9 +21,12 @@ const (
 type Keeper struct {
 	// Dial makes a link.
 	Dial func(ctx context.Context) (Link, error)
-	// Better makes a link on a better carrier than the current one, or gives
-	// nil where there is none; nil: the first carrier stays.
+	// Better makes a link that takes the place of the current one, as on a
+	// better carrier, or gives nil where there is none; nil: the first link stays.
 	Better func(ctx context.Context, current Carrier) (Link, error)
+	// Again asks, by each value, to dial at once, or, while a session is up, to
+	// look for a better one at once; nil: nobody asks.
+	Again <-chan struct{}
 	// Serve runs a session over a link until it is over, and calls up once it
 	// is established. It closes the link. While a better carrier takes over,
 	// two run at once.
@@ -83,6 +86,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
+		case <-k.Again:
+			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
@@ -107,11 +112,12 @@ func (k *Keeper) hold(ctx context.Context, link Link) error {
 		case <-current.over:
 			return current.err
 		case <-probe.C:
+		case <-k.Again:
 		}
 		since := time.Now()
 		if better := k.tryBetter(ctx, current); better != nil {
-			k.Logger.Info("better carrier", "was", current.link.Carrier(), "is", better.link.Carrier())
-			_ = current.link.Close("a better carrier took over")
+			k.Logger.Info("session moves", "was", current.link.Carrier(), "is", better.link.Carrier())
+			_ = current.link.Close("another session took over")
 			<-current.over
 			current = better
 		}

@@ -6,6 +6,8 @@ import (
 	"runtime"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ebbgate/ebbgate/config"
 )
 
 // app is what all commands share.
@@ -13,9 +15,11 @@ type app struct {
 	in       io.Reader
 	out, err io.Writer
 
-	started  bool // a command's own code has begun: errors are no usage errors
-	json     bool
-	logLevel string
+	started bool // a command's own code has begun: errors are no usage errors
+	json    bool
+
+	// of the commands that have no configuration of their own
+	logLevel, logFormat string
 }
 
 func newApp(in io.Reader, out, err io.Writer) *app { return &app{in: in, out: out, err: err} }
@@ -39,8 +43,8 @@ proxy if need be, to a relay; jobs enter at the relay or with ebbgate forward.`,
 			return cmd.Help()
 		},
 		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if _, err := a.level(); err != nil {
-				return err
+			if _, err := config.ParseLog(a.logLevel, a.logFormat); err != nil {
+				return usagef("%v", err)
 			}
 			a.started = true
 			return nil
@@ -48,6 +52,7 @@ proxy if need be, to a relay; jobs enter at the relay or with ebbgate forward.`,
 	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print for programs")
 	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "info", "debug, info, warn or error")
+	root.PersistentFlags().StringVar(&a.logFormat, "log-format", "auto", "text, json, or auto: text on a terminal, JSON elsewhere")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetIn(a.in)
 	root.SetOut(a.out)

@@ -53,10 +53,11 @@ machine, are written into the state directory.`,
 		if err != nil {
 			return err
 		}
+		logger, _ := a.log(file.Log)
 		ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Minute)
 		defer cancel()
 		r, err := connector.Register(ctx, connector.Options{
-			File: file, KeyFile: *keyFile, Stdin: a.in, Name: *name, Software: software(), Logger: a.logger(),
+			File: file, KeyFile: *keyFile, Stdin: a.in, Name: *name, Software: software(), Logger: logger,
 		})
 		if err != nil {
 			return err
@@ -81,8 +82,9 @@ when the first session to the relay is up.`,
 		if err != nil {
 			return err
 		}
+		logger, _ := a.log(file.Log)
 		c, err := connector.New(connector.Config{
-			File: file, Software: software(), Logger: a.logger(), Registry: prometheus.NewRegistry(),
+			File: file, Software: software(), Logger: logger, Registry: prometheus.NewRegistry(),
 			Ready: func(r connector.Ready) { a.ready(r) },
 		})
 		if err != nil {

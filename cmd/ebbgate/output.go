@@ -11,24 +11,28 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/ebbgate/ebbgate/config"
 )
 
-func (a *app) level() (slog.Level, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(a.logLevel)); err != nil {
-		return 0, usagef("--log-level is debug, info, warn or error, not %q", a.logLevel)
-	}
-	return l, nil
+// logger is the log of a command that has no configuration of its own.
+func (a *app) logger() *slog.Logger {
+	log, _ := config.ParseLog(a.logLevel, a.logFormat) // checked before any command runs
+	logger, _ := a.log(log)
+	return logger
 }
 
-// logger writes to standard error: text for people, JSON for programs.
-func (a *app) logger() *slog.Logger {
-	level, _ := a.level()
+// log writes to standard error; its level can be changed.
+func (a *app) log(log config.Log) (*slog.Logger, *slog.LevelVar) {
+	level := new(slog.LevelVar)
+	level.Set(log.Level)
 	opt := &slog.HandlerOptions{Level: level}
-	if f, ok := a.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) && !a.json {
-		return slog.New(slog.NewTextHandler(a.err, opt))
+	f, ok := a.err.(*os.File)
+	terminal := ok && term.IsTerminal(int(f.Fd())) && !a.json
+	if log.Format == config.LogText || log.Format != config.LogJSON && terminal {
+		return slog.New(slog.NewTextHandler(a.err, opt)), level
 	}
-	return slog.New(slog.NewJSONHandler(a.err, opt))
+	return slog.New(slog.NewJSONHandler(a.err, opt)), level
 }
 
 // print prints a result: as JSON, or as text makes it.

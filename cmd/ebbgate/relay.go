@@ -34,7 +34,8 @@ func (a *app) relayInit() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		opt := state.Options{Dir: file.State.Dir, KeyFile: file.State.KeyFile, Logger: a.logger()}
+		logger, _ := a.log(file.Log)
+		opt := state.Options{Dir: file.State.Dir, KeyFile: file.State.KeyFile, Logger: logger}
 		if err := state.Init(cmd.Context(), opt); err != nil {
 			return err
 		}
@@ -69,8 +70,9 @@ Prints one line "ready {json}" with the bound addresses when it serves.`,
 		if err != nil {
 			return err
 		}
+		logger, _ := a.log(file.Log)
 		r, err := relay.New(relay.Config{
-			File: file, Init: *init, DrainTimeout: *drain, Software: software(), Logger: a.logger(),
+			File: file, Init: *init, DrainTimeout: *drain, Software: software(), Logger: logger,
 			Ready: func(at relay.Ready) { a.ready(at) },
 		})
 		if err != nil {
