@@ -3,9 +3,11 @@
 # Needs Go, make and git. GO names another go command, ARGS adds arguments:
 #   make demo ARGS='--file /tmp/some.iso'
 #   make test ARGS='-run Half ./tunnel/bundle'
+#   make fuzz ARGS='FuzzFrames FuzzPeek' FUZZTIME=5m
 
 GO ?= go
 ARGS ?=
+FUZZTIME ?= 60s
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 # The working copy may belong to another user, which git, and so go build, minds.
@@ -13,7 +15,7 @@ BUILD := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X 
 TOOL := $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check bench
+.PHONY: help build demo test check bench fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +31,9 @@ test: ## all tests; as root on Debian with the packages that they need
 
 check: ## format, vet, staticcheck, tidy modules, house rules, other systems
 	GO='$(GO)' tools/check
+
+fuzz: ## search for input that breaks a parser, FUZZTIME=60s for each target
+	GO='$(GO)' FUZZTIME='$(FUZZTIME)' tools/fuzz $(ARGS)
 
 bench: ## first figures, on this machine
 	$(GO) run -buildvcs=false ./integration/bench $(ARGS)

@@ -20,7 +20,7 @@ type Bundle struct {
 	id     [16]byte
 	secret [secretSize]byte
 	open   OpenFunc // at a node
-	onOver func()   // at a node: forget the bundle
+	onOver func()   // at a node: forgets the bundle; it must not wait
 	done   chan struct{}
 	tasks  sync.WaitGroup // lanes' goroutines and dials
 
@@ -184,7 +184,7 @@ func (b *Bundle) overLocked(err *EndError, remote bool) {
 	b.timer.Stop()
 	close(b.done)
 	if b.onOver != nil {
-		b.tasks.Go(b.onOver)
+		b.onOver()
 	}
 }
 

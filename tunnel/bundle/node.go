@@ -21,6 +21,8 @@ type Node struct {
 	count    map[string]int // bundles by peer
 	closed   *EndError
 	draining bool
+
+	ending sync.WaitGroup // bundles that are over, until their goroutines ended
 }
 
 // bundleKey tells bundles apart: an id means something only with the verified
@@ -107,22 +109,23 @@ func (n *Node) find(h hello, info LaneInfo) (*Bundle, error) {
 	}
 	b = newBundle(n.cfg, roleNode)
 	b.id, b.secret, b.open, b.draining = h.bundle, secret, n.open, n.draining
-	b.onOver = func() { n.forget(key, b) }
+	b.onOver = func() { n.ending.Go(func() { n.forget(key, b) }) }
 	n.bundles[key] = b
 	n.count[info.Peer]++
 	return b, nil
 }
 
+// forget drops a bundle that is over, and waits for what is left of it.
 func (n *Node) forget(key bundleKey, b *Bundle) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.bundles[key] != b {
-		return
+	if n.bundles[key] == b {
+		delete(n.bundles, key)
+		if n.count[key.peer]--; n.count[key.peer] == 0 {
+			delete(n.count, key.peer)
+		}
 	}
-	delete(n.bundles, key)
-	if n.count[key.peer]--; n.count[key.peer] == 0 {
-		delete(n.count, key.peer)
-	}
+	n.mu.Unlock()
+	b.tasks.Wait()
 }
 
 // dropUnused ends a bundle whose first lane did not come about.
@@ -192,6 +195,7 @@ func (n *Node) Close(reason Code) {
 		wg.Go(func() { b.Close(reason) })
 	}
 	wg.Wait()
+	n.ending.Wait()
 }
 
 // serve is the life of one stream at the node: dial, answer, carry.
