@@ -93,6 +93,9 @@ type Store struct {
 	// Host is a DNS name or an IP address, Port is 1 to 65535.
 	Host string
 	Port int
+	// Aliases are other names for it, host:port, by which jobs may dial it at
+	// the relay; in lower case, addresses in their canonical form.
+	Aliases []string
 	// AllowSpecial are the classes of addresses that are not refused.
 	AllowSpecial []Special
 	// Jobs that it serves; empty: all.
@@ -142,6 +145,7 @@ type rawEndpoint struct {
 type rawStore struct {
 	Name         string   `mapstructure:"name"`
 	Address      string   `mapstructure:"address"`
+	Aliases      []string `mapstructure:"aliases"`
 	AllowSpecial []string `mapstructure:"allow_special"`
 	Jobs         []string `mapstructure:"jobs"`
 	Ingress      []string `mapstructure:"ingress"`
@@ -255,6 +259,7 @@ func (raw rawStore) check(c *checker, key string) Store {
 			c.add(key+".address", quote(raw.Address)+" is not host:port", "address: sql01.corp.example:1433")
 		}
 	}
+	s.Aliases = c.aliases(key+".aliases", raw.Aliases)
 	s.AllowSpecial = choices(c, key+".allow_special", raw.AllowSpecial,
 		SpecialLoopback, SpecialLinkLocal, SpecialMetadata, SpecialRelay, SpecialProxy)
 	for i, job := range raw.Jobs {

@@ -52,7 +52,7 @@ func TestReferenceConnector(t *testing.T) {
 			{Name: "erp-sql", Host: "sql01.corp.example", Port: 1433, Ingress: both},
 			{
 				Name: "lab", Host: "127.0.0.1", Port: 5432,
-				AllowSpecial: []Special{SpecialLoopback}, Jobs: []string{"nightly-copy"}, Ingress: both,
+				Aliases: []string{"db.lab:5432", "pg01.corp.example:5432"}, AllowSpecial: []Special{SpecialLoopback}, Jobs: []string{"nightly-copy"}, Ingress: both,
 			},
 		},
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -115,6 +116,35 @@ func choices[T ~string](c *checker, key string, list []string, allowed ...T) []T
 		}
 		seen[s] = true
 		out = append(out, choice(c, at, s, allowed...))
+	}
+	return out
+}
+
+// maxAliases is how many a relay takes of a store.
+const maxAliases = 64
+
+// aliases checks a store's aliases and gives each its canonical spelling.
+func (c *checker) aliases(key string, list []string) (out []string) {
+	if len(list) > maxAliases {
+		c.add(key, fmt.Sprintf("has %d aliases, at most %d are possible", len(list), maxAliases), "")
+	}
+	for i, s := range list {
+		at := fmt.Sprintf("%s[%d]", key, i)
+		host, port, ok := splitHostPort(s)
+		if !ok || port == 0 || !validHost(host) {
+			c.add(at, quote(s)+" is not host:port, the host in ASCII", "aliases: [sql01.corp.local:1433]")
+			continue
+		}
+		host = strings.ToLower(strings.TrimSuffix(host, "."))
+		if a, err := netip.ParseAddr(host); err == nil {
+			host = a.Unmap().String()
+		}
+		alias := net.JoinHostPort(host, strconv.Itoa(port))
+		if slices.Contains(out, alias) {
+			c.add(at, quote(s)+" is listed twice", "")
+			continue
+		}
+		out = append(out, alias)
 	}
 	return out
 }

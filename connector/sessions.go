@@ -254,7 +254,7 @@ func (r *running) hello(role string) tunnel.Hello {
 
 func announced(stores []config.Store) (list []tunnel.StoreInfo) {
 	for _, st := range stores {
-		list = append(list, tunnel.StoreInfo{Name: st.Name, Port: st.Port})
+		list = append(list, tunnel.StoreInfo{Name: st.Name, Port: st.Port, Aliases: st.Aliases})
 	}
 	return list
 }

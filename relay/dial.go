@@ -101,20 +101,20 @@ func (d *dialer) Dial(ctx context.Context, job ingress.Job, target ingress.Targe
 }
 
 func (d *dialer) dial(ctx context.Context, job ingress.Job, target ingress.Target, peer net.Addr) (*trackedStream, error) {
-	store, gateway, ok := strings.Cut(target.Host, ".")
-	if !ok || strings.Contains(gateway, ".") {
-		return nil, failure("job-not-allowed", "relay", "name the store as <store>.<gateway>", "%q names no store that job %s may dial", target.Host, job.Name)
-	}
 	owner := jobKey{job.Tenant, job.Name}
+	at, err := d.resolve(owner, target)
+	if err != nil {
+		return nil, err
+	}
 	run := d.runs.enter(owner, job.Run, hostOf(peer))
-	n, err := d.find(owner, gateway, store, target.Port, run.node())
+	n, err := d.find(owner, at.gateway, at.store, at.port, run.node())
 	if err != nil {
 		run.leave()
 		return nil, err
 	}
 	run.stick(n.key)
 	own := n.ownBundle(d.r.bundles) // its first lane may still be on its way
-	token, err := d.grant(n, owner, store, run.id)
+	token, err := d.grant(n, owner, at.store, run.id)
 	if err != nil {
 		run.leave()
 		return nil, err

@@ -68,6 +68,13 @@ func (n *node) store(name string) (tunnel.StoreInfo, bool) {
 	return n.hello.Stores[i], true
 }
 
+// stores are what the node announced.
+func (n *node) stores() []tunnel.StoreInfo {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.hello.Stores // never changed, only replaced
+}
+
 // jobKey names a job.
 type jobKey struct{ tenant, job string }
 

@@ -187,7 +187,7 @@ func (r *running) online(n *testNode, c tunnel.Carrier, store string) {
 		}
 		s := tunnel.NewSession(link, tunnel.SessionConfig{
 			Initiator: true,
-			Hello:     tunnel.Hello{Role: role, Incarnation: "7", Stores: []tunnel.StoreInfo{{Name: "echo", Port: portOf(store)}}},
+			Hello:     tunnel.Hello{Role: role, Incarnation: "7", Stores: []tunnel.StoreInfo{{Name: "echo", Port: portOf(store), Aliases: []string{"echo.example:7777", "[2001:db8::7]:7777"}}}},
 			Lane: func(ctx context.Context, s *tunnel.Session, join tunnel.Join, stream tunnel.Stream) {
 				exporter, err := s.LaneExporter(stream)
 				if err != nil {

@@ -14,6 +14,7 @@ import (
 type Store struct {
 	Name         string   `json:"name"`
 	Address      string   `json:"address"`
+	Aliases      []string `json:"aliases,omitempty"`
 	AllowSpecial []string `json:"allow_special,omitempty"`
 	Jobs         []string `json:"jobs,omitempty"`
 	Ingress      []string `json:"ingress,omitempty"`

@@ -23,12 +23,6 @@ type Job struct {
 	Run          string // as the user name said it; may be empty
 }
 
-// Target is the store that a request names, as it was written.
-type Target struct {
-	Host string // <store>.<gateway>
-	Port int    // the store's, or 0
-}
-
 // Stream is an open stream; *bundle.Stream is one.
 type Stream interface {
 	Carry(sock bundle.Socket, prefix []byte) bundle.Report
@@ -50,6 +44,15 @@ type coded interface {
 	Code() string
 }
 
+// codeOf is the code of an error; internal where it has none.
+func codeOf(err error) string {
+	var e coded
+	if errors.As(err, &e) {
+		return e.Code()
+	}
+	return "internal"
+}
+
 type advised interface {
 	Hop() string
 	Advice() string
@@ -68,6 +71,7 @@ var statuses = map[string]int{
 	"gateway-unknown":   http.StatusNotFound,
 	"store-unknown":     http.StatusNotFound,
 	"port-mismatch":     http.StatusNotFound,
+	"alias-ambiguous":   http.StatusNotFound,
 	"no-node-online":    http.StatusServiceUnavailable,
 	"node-elsewhere":    http.StatusServiceUnavailable,
 	"node-busy":         http.StatusServiceUnavailable,
@@ -158,7 +162,7 @@ func (c *Connect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, r, err)
 		return
 	}
-	target, err := parseTarget(r.RequestURI)
+	target, err := ParseTarget(r.RequestURI)
 	if err != nil {
 		c.refuse(w, r, err)
 		return
@@ -199,13 +203,9 @@ func (c *Connect) tunnel(w http.ResponseWriter, r *http.Request, job Job, target
 
 // refuse answers what went wrong: status, code in Ebbgate-Error, text.
 func (c *Connect) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	code, status := "internal", http.StatusBadGateway
-	var e coded
-	if errors.As(err, &e) {
-		code = e.Code()
-		if s, ok := statuses[code]; ok {
-			status = s
-		}
+	code, status := codeOf(err), http.StatusBadGateway
+	if s, ok := statuses[code]; ok {
+		status = s
 	}
 	c.metrics.requests.WithLabelValues(code).Inc()
 	text := err.Error()
@@ -271,20 +271,6 @@ func runOf(user string) (string, error) {
 }
 
 const maxRun = 128
-
-// parseTarget takes authority-form (RFC 9112 §3.2.3) apart.
-func parseTarget(authority string) (Target, error) {
-	bad := &failure{"target-malformed", "relay", fmt.Sprintf("%q is not STORE.GATEWAY:PORT", clip(authority, 200)), "name the store as <store>.<gateway>:<port>, for example erp-sql.corp:1433"}
-	host, portText, err := net.SplitHostPort(authority)
-	if err != nil || host == "" {
-		return Target{}, bad
-	}
-	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil {
-		return Target{}, bad
-	}
-	return Target{Host: strings.ToLower(strings.TrimSuffix(host, ".")), Port: int(port)}, nil
-}
 
 func clip(s string, n int) string {
 	if len(s) > n {

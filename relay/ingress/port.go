@@ -2,7 +2,6 @@ package ingress
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -38,11 +37,7 @@ func (p *Port) serve(ctx context.Context, sock *armedConn) {
 	stream, err := p.dialer.Dial(ctx, p.job, p.target, sock.RemoteAddr())
 	early := cancel()
 	if err != nil {
-		code := "internal"
-		var e coded
-		if errors.As(err, &e) {
-			code = e.Code()
-		}
+		code := codeOf(err)
 		p.metrics.requests.WithLabelValues(code).Inc()
 		p.logger.Info("refused", "from", sock.RemoteAddr().String(), "target", p.target.Host, "job", p.job.Name, "code", code, "error", err)
 		_ = sock.Close()

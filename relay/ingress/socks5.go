@@ -3,7 +3,6 @@ package ingress
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -179,7 +178,8 @@ func readRequest(r io.Reader) (Target, byte, error) {
 	if err == nil {
 		_, err = io.ReadFull(r, port[:])
 	}
-	target := Target{Host: strings.ToLower(strings.TrimSuffix(host, ".")), Port: int(binary.BigEndian.Uint16(port[:]))}
+	target := Target{Host: host, Port: int(binary.BigEndian.Uint16(port[:]))}
+	canonical, malformed := canonicalHost(host)
 	switch {
 	case err != nil:
 		return target, replyFailure, &failure{"closed", "relay", err.Error(), ""}
@@ -187,7 +187,10 @@ func readRequest(r io.Reader) (Target, byte, error) {
 		return target, replyFailure, &failure{"protocol-violation", "relay", fmt.Sprintf("a request of version %d", head[0]), ""}
 	case head[1] != socksConnect:
 		return target, replyCommand, &failure{"command-unsupported", "relay", fmt.Sprintf("command %d: there is only CONNECT", head[1]), ""}
+	case malformed != nil:
+		return target, replyUnreachable, &failure{"target-malformed", "relay", fmt.Sprintf("%q is not STORE.GATEWAY: %v", host, malformed), "name the store: <store>.<gateway>"}
 	}
+	target.Host = canonical
 	return target, replyOK, nil
 }
 
@@ -198,14 +201,11 @@ func socksReply(code byte) []byte {
 
 // replyOf is the reply that fits the HTTP status of an error.
 func replyOf(err error) byte {
-	var e coded
-	if !errors.As(err, &e) {
-		return replyFailure
-	}
-	if e.Code() == "store-refused" {
+	code := codeOf(err)
+	if code == "store-refused" {
 		return replyRefused
 	}
-	switch statuses[e.Code()] {
+	switch statuses[code] {
 	case http.StatusForbidden, http.StatusProxyAuthRequired:
 		return replyNotAllowed
 	case http.StatusNotFound:
@@ -213,7 +213,7 @@ func replyOf(err error) byte {
 	case http.StatusGatewayTimeout:
 		return replyTimeout
 	}
-	if strings.HasPrefix(e.Code(), "store-un") {
+	if strings.HasPrefix(code, "store-un") {
 		return replyUnreachable
 	}
 	return replyFailure
@@ -226,11 +226,7 @@ func (s *Socks5) refuse(sock *armedConn, target Target, reply byte, err error) {
 
 // count notes a refusal and closes.
 func (s *Socks5) count(sock *armedConn, target Target, err error) {
-	code := "internal"
-	var e coded
-	if errors.As(err, &e) {
-		code = e.Code()
-	}
+	code := codeOf(err)
 	s.metrics.requests.WithLabelValues(code).Inc()
 	if code != "closed" {
 		s.logger.Info("refused", "from", sock.RemoteAddr().String(), "target", clip(target.Host, 200), "code", code, "error", err)
