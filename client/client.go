@@ -29,6 +29,7 @@ const (
 	// DefaultConnectTimeout is how long Run tries before it was ever connected.
 	DefaultConnectTimeout = 30 * time.Second
 	defaultPort           = 443
+	defaultHTTPPort       = 80
 	maxTokenFile          = 4 << 10 // bytes
 	maxRun                = 128     // characters
 )
@@ -38,6 +39,9 @@ type Config struct {
 	// Relay is host[:tls-port]; the port is 443 unless given. Empty: as
 	// EBBGATE_RELAY says.
 	Relay string
+	// HTTPPort is the relay's port for WebSockets without TLS of their own; 0: as
+	// the relay says, 80 until it does.
+	HTTPPort int
 	// TokenFile holds the job's token, "-" is standard input. Empty: as
 	// EBBGATE_JOB_TOKEN_FILE says.
 	TokenFile string
@@ -114,6 +118,9 @@ func New(cfg Config) (*Client, error) {
 	var err error
 	if c.endpoint, err = parseRelay(first(cfg.Relay, cfg.Environment("EBBGATE_RELAY"))); err != nil {
 		return nil, err
+	}
+	if cfg.HTTPPort != 0 {
+		c.endpoint.HTTPPort = cfg.HTTPPort
 	}
 	if c.carriers, err = parseCarriers(cfg.Carriers); err != nil {
 		return nil, err
@@ -211,7 +218,7 @@ func parseRelay(s string) (tunnel.Endpoint, error) {
 		return tunnel.Endpoint{}, configError("relay-malformed", advice, "%.300q is not HOST or HOST:PORT", s)
 	}
 	// Until the relay says otherwise, UDP is tried on the same port.
-	return tunnel.Endpoint{Host: host, TLSPort: port, QUICPort: port}, nil
+	return tunnel.Endpoint{Host: host, TLSPort: port, QUICPort: port, HTTPPort: defaultHTTPPort}, nil
 }
 
 func parseCarriers(list []string) (carriers []tunnel.Carrier, err error) {
@@ -220,7 +227,7 @@ func parseCarriers(list []string) (carriers []tunnel.Carrier, err error) {
 		case s == "auto" && len(list) == 1:
 			return nil, nil
 		case !slices.Contains(tunnel.Carriers, c), slices.Contains(carriers, c):
-			return nil, configError("carrier-unknown", "use auto, quic or tls", "there is no carrier %.40q, or it is named twice", s)
+			return nil, configError("carrier-unknown", "use auto, quic, tls, wss or ws", "there is no carrier %.40q, or it is named twice", s)
 		default:
 			carriers = append(carriers, c)
 		}

@@ -133,6 +133,9 @@ func (c *Client) adopt(issued *certs.Saved, answer *tunnel.Enrolled, domain stri
 	c.identity, c.trust = id, trust
 	if answer.Ports.TLS != 0 || answer.Ports.QUIC != 0 {
 		c.endpoint.QUICPort = answer.Ports.QUIC // 0: none
+		if c.cfg.HTTPPort == 0 {
+			c.endpoint.HTTPPort = answer.Ports.HTTP
+		}
 	}
 	return nil
 }

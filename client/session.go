@@ -126,20 +126,21 @@ func (s *sessions) forLane(ctx context.Context, express bool) (*tunnel.Session, 
 	}
 }
 
-// awaitBulkWanted waits until a bulk session makes sense.
-func (s *sessions) awaitBulkWanted(ctx context.Context) error {
+// awaitBulkWanted waits until a bulk session makes sense, and tells on which
+// carrier: the control session's.
+func (s *sessions) awaitBulkWanted(ctx context.Context) (tunnel.Carrier, error) {
 	for {
 		control, _, err := s.awaitControl(ctx)
 		if err != nil {
-			return err
+			return "", err
 		}
-		if control.Link().Carrier() != tunnel.QUIC {
-			return nil
+		if carrier := control.Link().Carrier(); carrier != tunnel.QUIC {
+			return carrier, nil
 		}
 		select {
 		case <-control.Done():
 		case <-ctx.Done():
-			return ctx.Err()
+			return "", ctx.Err()
 		}
 		s.down(control)
 	}
@@ -167,10 +168,11 @@ func (c *Client) keeper(role string) *tunnel.Keeper {
 	}
 	if role == tunnel.RoleBulk {
 		k.Dial = func(ctx context.Context) (tunnel.Link, error) {
-			if err := c.sessions.awaitBulkWanted(ctx); err != nil {
+			carrier, err := c.sessions.awaitBulkWanted(ctx)
+			if err != nil {
 				return nil, err
 			}
-			return c.dialer(c.sessionTLS).DialCarrier(ctx, tunnel.TLS)
+			return c.dialer(c.sessionTLS).DialCarrier(ctx, carrier)
 		}
 		return k
 	}

@@ -29,7 +29,7 @@ func TestBadRelay(t *testing.T) {
 		{"text at top", "hostname\n", `relay.yaml:1: is text, but a mapping of key: value is wanted`},
 		{"anchor", "hostname: &a a\nmetrics: *a\n", "relay.yaml:1: hostname: uses an anchor or alias (& or *): write the value itself, in quotes if it begins with * or & (example: \"*.corp.example\")\nrelay.yaml:2: metrics: uses an anchor or alias (& or *): write the value itself, in quotes if it begins with * or & (example: \"*.corp.example\")"},
 		{"anchor at top", "&a\nhostname: a\n", `relay.yaml:1: uses an anchor or alias (& or *): write the value itself, in quotes if it begins with * or & (example: "*.corp.example")`},
-		{"merge key", "hostname: a\nlisten: {<<: {tls: ':1'}}\n", `relay.yaml:2: listen.<<: unknown key; known here: tls, quic`},
+		{"merge key", "hostname: a\nlisten: {<<: {tls: ':1'}}\n", `relay.yaml:2: listen.<<: unknown key; known here: tls, quic, http`},
 		{"tag", "hostname: !!binary aGk=\n", `relay.yaml:1: hostname: uses a tag (!!binary): write the value itself`},
 		{"number for text", "hostname: 127\n", `relay.yaml:1: hostname: is a number, but text is wanted: put it in quotes (example: "127")`},
 		{"port for address", "hostname: a\nlisten: {tls: 443}\n", `relay.yaml:2: listen.tls: is a number, but text is wanted: put it in quotes (example: "443")`},
@@ -69,11 +69,11 @@ func TestBadRelay(t *testing.T) {
 }
 
 func TestBadConnector(t *testing.T) {
-	const exampleRelay = ` (example: relay: relay.example.com, or relay: {host: relay.example.com, tls: 8443, quic: 8443})`
+	const exampleRelay = ` (example: relay: relay.example.com, or relay: {host: relay.example.com, tls: 8443, quic: 8443, http: 8080})`
 	for _, tt := range []struct{ name, text, want string }{
 		{"unknown key in a store", "stores:\n- name: a\n  adress: b:1\n", `connector.yaml:3: stores[0].adress: unknown key; did you mean "address"?`},
-		{"unknown key of the relay", "relay: {host: a, port: 1}\n", `connector.yaml:1: relay.port: unknown key; known here: host, tls, quic`},
-		{"short form's key", "relay: {address: a}\n", `connector.yaml:1: relay.address: unknown key; known here: host, tls, quic`},
+		{"unknown key of the relay", "relay: {host: a, port: 1}\n", `connector.yaml:1: relay.port: unknown key; known here: host, tls, quic, http`},
+		{"short form's key", "relay: {address: a}\n", `connector.yaml:1: relay.address: unknown key; known here: host, tls, quic, http`},
 		{"relay with scheme", "relay: https://a\n", `connector.yaml:1: relay: "https://a" is not host or host:port` + exampleRelay},
 		{"relay port 0", "relay: a:0\n", `connector.yaml:1: relay: "a:0" is not host or host:port` + exampleRelay},
 		{"relay a list", "relay: [a, b]\n", `connector.yaml:1: relay: is a list, but a mapping of key: value is wanted`},
@@ -81,9 +81,9 @@ func TestBadConnector(t *testing.T) {
 		{"relay port too high", "relay:\n  host: a\n  tls: 65536\n", `connector.yaml:3: relay.tls: 65536 is no port, which is 1 to 65535 (example: 443)`},
 		{"relay port as text", "relay: {host: a, tls: \"443\"}\n", `connector.yaml:1: relay.tls: is text, but a whole number is wanted (example: 443)`},
 		{"relay port broken", "relay: {host: a, tls: 4.5}\n", `connector.yaml:1: relay.tls: is a number, but a whole number is wanted (example: 443)`},
-		{"carrier unknown", "carriers: [quick]\n", `connector.yaml:1: carriers[0]: "quick" is none of quic, tls; did you mean "quic"?`},
+		{"carrier unknown", "carriers: [quick]\n", `connector.yaml:1: carriers[0]: "quick" is none of quic, tls, wss, ws; did you mean "quic"?`},
 		{"carrier twice", "carriers: [tls, tls]\n", `connector.yaml:1: carriers[1]: "tls" is listed twice`},
-		{"auto among others", "carriers: [auto, tls]\n", `connector.yaml:1: carriers[0]: "auto" is none of quic, tls`},
+		{"auto among others", "carriers: [auto, tls]\n", `connector.yaml:1: carriers[0]: "auto" is none of quic, tls, wss, ws`},
 		{"proxy mode", "proxy: {mode: Custom}\n", `connector.yaml:1: proxy.mode: "Custom" is none of none, system, custom; did you mean "custom"?`},
 		{"custom without url", "proxy: {mode: custom}\n", `connector.yaml:1: proxy.mode: custom needs proxy.url (example: url: http://proxy.corp.example:8080)`},
 		{"url without custom", "proxy: {url: 'http://a:1'}\n", `connector.yaml:1: proxy.url: is used with proxy.mode custom only (example: mode: custom)`},

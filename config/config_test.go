@@ -43,7 +43,7 @@ func TestRelayDefaults(t *testing.T) {
 	}
 	want := &Relay{
 		Hostname: "relay.example.com",
-		Listen:   RelayListen{TLS: ":443", QUIC: ":443"},
+		Listen:   RelayListen{TLS: ":443", QUIC: ":443", HTTP: ":80"},
 		State:    RelayState{Dir: defaultDir("ebbgate"), KeyFile: filepath.Join(defaultDir("ebbgate"), "state.key")},
 		Log:      Log{Format: LogAuto},
 	}
@@ -57,10 +57,10 @@ func TestRelayListen(t *testing.T) {
 		listen string
 		want   RelayListen
 	}{
-		{`{}`, RelayListen{TLS: ":443", QUIC: ":443"}},
-		{`{tls: "127.0.0.1:0"}`, RelayListen{TLS: "127.0.0.1:0", QUIC: "127.0.0.1:0"}},
-		{`{tls: ":8443", quic: ""}`, RelayListen{TLS: ":8443"}},
-		{`{quic: "[::1]:8443"}`, RelayListen{TLS: ":443", QUIC: "[::1]:8443"}},
+		{`{}`, RelayListen{TLS: ":443", QUIC: ":443", HTTP: ":80"}},
+		{`{tls: "127.0.0.1:0"}`, RelayListen{TLS: "127.0.0.1:0", QUIC: "127.0.0.1:0", HTTP: ":80"}},
+		{`{tls: ":8443", quic: "", http: ""}`, RelayListen{TLS: ":8443"}},
+		{`{quic: "[::1]:8443", http: ":8080"}`, RelayListen{TLS: ":443", QUIC: "[::1]:8443", HTTP: ":8080"}},
 	} {
 		path := write(t, "relay.yaml", "hostname: localhost\nlisten: "+tt.listen+"\n")
 		got, err := LoadRelay(Options{File: path, Environment: nothing})

@@ -24,13 +24,16 @@ type Carrier string
 const (
 	CarrierQUIC Carrier = "quic"
 	CarrierTLS  Carrier = "tls"
+	CarrierWSS  Carrier = "wss"
+	CarrierWS   Carrier = "ws"
 )
 
 // Endpoint is where a relay is.
 type Endpoint struct {
 	Host string
-	// TLS and QUIC are ports; 0: as the registration says, else 443.
-	TLS, QUIC int
+	// TLS, QUIC and HTTP are ports; 0: as the registration says, else 443, for
+	// HTTP 80.
+	TLS, QUIC, HTTP int
 }
 
 // ProxyMode says where the proxy comes from.
@@ -121,7 +124,7 @@ const connectorPrefix = "EBBGATE_CONNECTOR_"
 type rawConnector struct {
 	Relay    rawEndpoint `mapstructure:"relay" short:"address" usage:"host[:port] of the relay, instead of the registered one"`
 	StateDir string      `mapstructure:"state_dir" usage:"folder for registration, keys and the status socket"`
-	Carriers []string    `mapstructure:"carriers" short:"list" usage:"auto, or carriers in order of preference (quic, tls)"`
+	Carriers []string    `mapstructure:"carriers" short:"list" usage:"auto, or carriers in order of preference (quic, tls, wss, ws)"`
 	Proxy    struct {
 		Mode         string   `mapstructure:"mode" usage:"none, system or custom"`
 		URL          string   `mapstructure:"url" usage:"http://host:port of the proxy, with mode custom"`
@@ -134,12 +137,13 @@ type rawConnector struct {
 	Log    rawLog     `mapstructure:"log"`
 }
 
-// rawEndpoint is {host, tls, quic} or one text, which becomes Address.
+// rawEndpoint is {host, tls, quic, http} or one text, which becomes Address.
 type rawEndpoint struct {
 	Address string `mapstructure:"address" hidden:"true"`
 	Host    string `mapstructure:"host"`
 	TLS     int    `mapstructure:"tls"`
 	QUIC    int    `mapstructure:"quic"`
+	HTTP    int    `mapstructure:"http"`
 }
 
 type rawStore struct {
@@ -160,7 +164,7 @@ func (raw *rawConnector) check(m *merged) (*Connector, error) {
 		Log:      raw.Log.check(c),
 	}
 	if len(raw.Carriers) != 1 || raw.Carriers[0] != "auto" {
-		conn.Carriers = choices(c, "carriers", raw.Carriers, CarrierQUIC, CarrierTLS)
+		conn.Carriers = choices(c, "carriers", raw.Carriers, CarrierQUIC, CarrierTLS, CarrierWSS, CarrierWS)
 	}
 	names := make(map[string]int)
 	for i, s := range raw.Stores {
@@ -179,7 +183,7 @@ func (raw *rawConnector) check(m *merged) (*Connector, error) {
 }
 
 func (raw rawEndpoint) check(c *checker) *Endpoint {
-	const example = "relay: relay.example.com, or relay: {host: relay.example.com, tls: 8443, quic: 8443}"
+	const example = "relay: relay.example.com, or relay: {host: relay.example.com, tls: 8443, quic: 8443, http: 8080}"
 	if raw.Address != "" {
 		host, port, ok := splitHostPort(raw.Address)
 		if !ok || !validHost(host) {
@@ -198,7 +202,8 @@ func (raw rawEndpoint) check(c *checker) *Endpoint {
 	}
 	c.port("relay.tls", raw.TLS)
 	c.port("relay.quic", raw.QUIC)
-	return &Endpoint{Host: raw.Host, TLS: raw.TLS, QUIC: raw.QUIC}
+	c.port("relay.http", raw.HTTP)
+	return &Endpoint{Host: raw.Host, TLS: raw.TLS, QUIC: raw.QUIC, HTTP: raw.HTTP}
 }
 
 func (raw *rawConnector) checkProxy(c *checker) Proxy {

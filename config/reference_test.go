@@ -18,7 +18,7 @@ func TestReferenceRelay(t *testing.T) {
 	}
 	want := &Relay{
 		Hostname: "relay.example.com",
-		Listen:   RelayListen{TLS: ":443", QUIC: ":443"},
+		Listen:   RelayListen{TLS: ":443", QUIC: ":443", HTTP: ":80"},
 		Ingress: RelayIngress{
 			Connect: "127.0.0.1:3128", Socks5: "127.0.0.1:1080",
 			Ports: []RelayPort{{Listen: "127.0.0.1:11433", Gateway: "corp", Store: "erp-sql", Job: "nightly-copy"}},
@@ -132,6 +132,7 @@ func TestKeys(t *testing.T) {
 		"--hostname EBBGATE_RELAYD_HOSTNAME",
 		"--listen-tls EBBGATE_RELAYD_LISTEN_TLS",
 		"--listen-quic EBBGATE_RELAYD_LISTEN_QUIC",
+		"--listen-http EBBGATE_RELAYD_LISTEN_HTTP",
 		"--ingress-connect EBBGATE_RELAYD_INGRESS_CONNECT",
 		"--ingress-socks5 EBBGATE_RELAYD_INGRESS_SOCKS5",
 		"EBBGATE_RELAYD_INGRESS_PORTS",

@@ -27,6 +27,8 @@ type RelayListen struct {
 	// QUIC is the UDP port; empty: no QUIC. Unless told otherwise, it is the
 	// same address as TLS.
 	QUIC Listen
+	// HTTP is the TCP port of WebSockets without TLS of their own; empty: none.
+	HTTP Listen
 }
 
 // RelayIngress says where jobs come in.
@@ -78,6 +80,7 @@ type rawRelay struct {
 	Listen   struct {
 		TLS  string  `mapstructure:"tls" usage:"TCP address for sessions and lanes"`
 		QUIC *string `mapstructure:"quic" usage:"UDP address for sessions; empty: no QUIC"`
+		HTTP *string `mapstructure:"http" usage:"TCP address for sessions in plain HTTP; empty: none"`
 	} `mapstructure:"listen"`
 	Ingress struct {
 		Connect string    `mapstructure:"connect" usage:"loopback address of the HTTP CONNECT ingress"`
@@ -152,6 +155,10 @@ func (raw *rawRelay) check(m *merged) (*Relay, error) {
 	r.Listen.QUIC = r.Listen.TLS
 	if raw.Listen.QUIC != nil {
 		r.Listen.QUIC = c.listen("listen.quic", *raw.Listen.QUIC)
+	}
+	r.Listen.HTTP = ":80"
+	if raw.Listen.HTTP != nil {
+		r.Listen.HTTP = c.listen("listen.http", *raw.Listen.HTTP)
 	}
 	if r.State.KeyFile == "" {
 		r.State.KeyFile = filepath.Join(r.State.Dir, "state.key")

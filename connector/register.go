@@ -129,6 +129,7 @@ func (o *Options) endpoint() (config.Endpoint, error) {
 	e := *given
 	e.TLS = cmp.Or(e.TLS, defaultPort)
 	e.QUIC = cmp.Or(e.QUIC, e.TLS)
+	e.HTTP = cmp.Or(e.HTTP, defaultHTTPPort)
 	return e, nil
 }
 
@@ -177,7 +178,7 @@ func (o *Options) enrol(ctx context.Context, dir *stateDir, to config.Endpoint, 
 	}
 	reg := &registration{
 		Version: registrationVersion, Identity: answer.Identity, Relay: to.Host,
-		TLS: to.TLS, QUIC: answer.Ports.QUIC, Registered: time.Now().UTC().Truncate(time.Second),
+		TLS: to.TLS, QUIC: answer.Ports.QUIC, HTTP: answer.Ports.HTTP, Registered: time.Now().UTC().Truncate(time.Second),
 	}
 	// A port that worked, or that a person gave, is right from here; the others
 	// are as the relay says.
@@ -185,11 +186,14 @@ func (o *Options) enrol(ctx context.Context, dir *stateDir, to config.Endpoint, 
 	if given == nil {
 		given = o.File.Relay
 	}
-	if carrier != tunnel.TLS && given.TLS == 0 {
+	if carrier != tunnel.TLS && carrier != tunnel.WSS && given.TLS == 0 {
 		reg.TLS = cmp.Or(answer.Ports.TLS, to.TLS)
 	}
 	if carrier == tunnel.QUIC || given.QUIC != 0 {
 		reg.QUIC = to.QUIC
+	}
+	if carrier == tunnel.WS || given.HTTP != 0 {
+		reg.HTTP = to.HTTP
 	}
 	return saved, reg, carrier, nil
 }

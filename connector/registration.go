@@ -24,6 +24,7 @@ type registration struct {
 	Relay      string    `json:"relay"` // host
 	TLS        int       `json:"tls"`   // ports
 	QUIC       int       `json:"quic,omitempty"`
+	HTTP       int       `json:"http,omitempty"`
 	Registered time.Time `json:"registered"`
 }
 
@@ -53,7 +54,7 @@ func parseRegistration(raw []byte) (*registration, error) {
 		return nil, err
 	case id.Role != certs.RoleNode:
 		return nil, fmt.Errorf("it is of %s, which is no node", r.Identity)
-	case r.Relay == "" || !port(r.TLS) || !port(r.QUIC) || r.TLS == 0:
+	case r.Relay == "" || !port(r.TLS) || !port(r.QUIC) || !port(r.HTTP) || r.TLS == 0:
 		return nil, errors.New("it does not say where the relay is")
 	}
 	return r, nil
@@ -118,7 +119,7 @@ func savedIdentity(s *certs.Saved) (certs.Identity, error) {
 
 // endpoint is where the relay is: what the configuration says comes first.
 func (r *registration) endpoint(override *config.Endpoint) config.Endpoint {
-	e := config.Endpoint{Host: r.Relay, TLS: r.TLS, QUIC: r.QUIC}
+	e := config.Endpoint{Host: r.Relay, TLS: r.TLS, QUIC: r.QUIC, HTTP: r.HTTP}
 	if override == nil {
 		return e
 	}
@@ -128,6 +129,9 @@ func (r *registration) endpoint(override *config.Endpoint) config.Endpoint {
 	}
 	if override.QUIC != 0 {
 		e.QUIC = override.QUIC
+	}
+	if override.HTTP != 0 {
+		e.HTTP = override.HTTP
 	}
 	return e
 }

@@ -104,15 +104,16 @@ func (r *running) keepBulk(ctx context.Context) error {
 			}
 			continue
 		}
-		if err := r.keepBulkOnTCP(ctx); err != nil {
+		if err := r.keepBulkOn(ctx, control.Link().Carrier()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// keepBulkOnTCP keeps it up until the control session went to QUIC.
-func (r *running) keepBulkOnTCP(ctx context.Context) error {
+// keepBulkOn keeps it up on the control session's carrier, until that one went to
+// another and no stream is open that would not survive the change.
+func (r *running) keepBulkOn(ctx context.Context, carrier tunnel.Carrier) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	k := &tunnel.Keeper{
@@ -120,7 +121,7 @@ func (r *running) keepBulkOnTCP(ctx context.Context) error {
 			if err := r.patient(ctx); err != nil {
 				return nil, err
 			}
-			return r.take(func(route *route) (tunnel.Link, error) { return route.way.DialCarrier(ctx, tunnel.TLS) })
+			return r.take(func(route *route) (tunnel.Link, error) { return route.way.DialCarrier(ctx, carrier) })
 		},
 		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
 			return r.serve(ctx, link, tunnel.RoleBulk, up)
@@ -131,7 +132,7 @@ func (r *running) keepBulkOnTCP(ctx context.Context) error {
 	go func() { over <- k.Run(ctx) }()
 	for {
 		control, changed := r.sessions.control()
-		if control != nil && control.Link().Carrier() == tunnel.QUIC {
+		if control != nil && control.Link().Carrier() != carrier && r.bulkMayMove() {
 			cancel()
 			return <-over
 		}
@@ -141,6 +142,12 @@ func (r *running) keepBulkOnTCP(ctx context.Context) error {
 		case <-changed:
 		}
 	}
+}
+
+// bulkMayMove tells whether the bulk session can be replaced: there is none, or
+// nothing is open.
+func (r *running) bulkMayMove() bool {
+	return r.node.Streams() == 0 || !slices.ContainsFunc(r.sessions.all(), func(e *entry) bool { return e.role == tunnel.RoleBulk })
 }
 
 // maxPatience bounds how long a relay may send us away.

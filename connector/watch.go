@@ -38,8 +38,10 @@ func (r *running) watch(ctx context.Context) error {
 
 func (r *running) look(ctx context.Context) {
 	route := r.route()
-	if route.to.TLS != 0 {
-		r.guard(ctx, config.SpecialRelay, route.to.Host, route.to.TLS)
+	for _, port := range []int{route.to.TLS, route.to.HTTP} {
+		if port != 0 {
+			r.guard(ctx, config.SpecialRelay, route.to.Host, port)
+		}
 	}
 	u, err := route.proxy.For(route.to.Host, route.to.TLS)
 	if err != nil || u == nil {

@@ -17,7 +17,10 @@ import (
 )
 
 // defaultPort is where relays are unless something else is said.
-const defaultPort = 443
+const (
+	defaultPort     = 443
+	defaultHTTPPort = 80
+)
 
 // newProxy makes the way out of this network of its configuration.
 func newProxy(file *config.Connector, environment func(string) string, logger *slog.Logger) (*proxycfg.Proxy, error) {
@@ -37,7 +40,7 @@ func newProxy(file *config.Connector, environment func(string) string, logger *s
 // newWay makes the dialer of links to a relay.
 func newWay(file *config.Connector, to config.Endpoint, proxy *proxycfg.Proxy, memory tunnel.CarrierMemory, tlsConfig func() *tls.Config, logger *slog.Logger) *tunnel.Dialer {
 	d := &tunnel.Dialer{
-		Endpoint: tunnel.Endpoint{Host: to.Host, TLSPort: to.TLS, QUICPort: to.QUIC},
+		Endpoint: tunnel.Endpoint{Host: to.Host, TLSPort: to.TLS, QUICPort: to.QUIC, HTTPPort: to.HTTP},
 		TLS:      tlsConfig,
 		DialTCP:  proxy.DialContext,
 		Proxied: func(host string, port int) (bool, error) {

@@ -81,7 +81,7 @@ func (p *path) startRelay(Options) error {
 	config := filepath.Join(p.dir, "relay.yaml")
 	if err := writeConfig(config, map[string]any{
 		"hostname": "127.0.0.1",
-		"listen":   map[string]string{"tls": "127.0.0.1:0", "quic": "127.0.0.1:0"},
+		"listen":   map[string]string{"tls": "127.0.0.1:0", "quic": "127.0.0.1:0", "http": "127.0.0.1:0"},
 		"ingress":  map[string]string{"connect": "127.0.0.1:0"},
 		"state":    map[string]string{"dir": filepath.Join(p.dir, "relay")},
 	}); err != nil {

@@ -52,13 +52,36 @@ func (k *doorkeeper) leave(host string) {
 	}
 }
 
-// acceptTCP accepts on l until ctx ends. Everything about a connection happens
-// off this loop.
-func (r *Relay) acceptTCP(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
+// acceptTLS accepts on the port for everything until ctx ends.
+func (r *Relay) acceptTLS(ctx context.Context, l net.Listener) error {
 	web := newWebsite(r.site(), r.self.publicConfig(), r.log)
 	defer web.close()
+	return r.accept(ctx, l, func(conn net.Conn, proved func()) { r.greet(ctx, conn, web, proved) })
+}
+
+// acceptHTTP accepts on the port of WebSockets without TLS of their own until
+// ctx ends; nil: there is none.
+func (r *Relay) acceptHTTP(ctx context.Context, l net.Listener) error {
+	if l == nil {
+		return nil
+	}
+	web := newWebsite(r.plainSite(), nil, r.log)
+	defer web.close()
+	return r.accept(ctx, l, func(conn net.Conn, proved func()) {
+		defer proved()
+		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+		defer stop()
+		r.metrics.connections.WithLabelValues("plain").Inc()
+		web.serve(ctx, conn, proved)
+	})
+}
+
+// accept accepts on l until ctx ends. Everything about a connection happens off
+// this loop, in serve, which calls proved at least once, when the connection is
+// no longer anonymous or is over.
+func (r *Relay) accept(ctx context.Context, l net.Listener, serve func(conn net.Conn, proved func())) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
 	pause := time.Duration(0)
 	for {
 		conn, err := l.Accept()
@@ -88,7 +111,7 @@ func (r *Relay) acceptTCP(ctx context.Context, l net.Listener) error {
 			_ = conn.Close()
 			continue
 		}
-		r.sessions.Go(func() { r.greet(ctx, conn, web, func() { r.doorkeeper.leave(host) }) })
+		r.sessions.Go(func() { serve(conn, sync.OnceFunc(func() { r.doorkeeper.leave(host) })) })
 	}
 }
 
@@ -103,10 +126,8 @@ func scarce(err error) bool {
 	return false
 }
 
-// greet finds out what a connection is and serves it. proved is called once when
-// it is no longer anonymous, or over.
+// greet finds out what a connection is and serves it.
 func (r *Relay) greet(ctx context.Context, conn net.Conn, web *website, proved func()) {
-	proved = sync.OnceFunc(proved)
 	defer proved()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	kind, peeked, err := tunnel.Peek(conn, firstBytes)
@@ -119,14 +140,8 @@ func (r *Relay) greet(ctx context.Context, conn net.Conn, web *website, proved f
 	r.metrics.connections.WithLabelValues(string(kind)).Inc()
 	switch kind {
 	case tunnel.KindSession:
-		link, err := tunnel.ServeTLS(ctx, peeked, r.self.sessionConfig())
-		stop()
-		if err != nil {
-			r.metrics.connections.WithLabelValues("handshake-failed").Inc()
-			r.log.Debug("handshake failed", "from", conn.RemoteAddr().String(), "error", err)
-			return
-		}
-		r.serveLink(ctx, link, proved)
+		defer stop()
+		r.handshake(ctx, peeked, proved)
 	case tunnel.KindTLS:
 		web.serve(ctx, peeked, proved)
 		stop()
@@ -140,6 +155,17 @@ func (r *Relay) greet(ctx context.Context, conn net.Conn, web *website, proved f
 		stop()
 		_ = conn.Close()
 	}
+}
+
+// handshake makes a link of a connection and serves it.
+func (r *Relay) handshake(ctx context.Context, conn net.Conn, proved func()) {
+	link, err := tunnel.ServeTLS(ctx, conn, r.self.sessionConfig())
+	if err != nil {
+		r.metrics.connections.WithLabelValues("handshake-failed").Inc()
+		r.log.Debug("handshake failed", "from", conn.RemoteAddr().String(), "error", err)
+		return
+	}
+	r.serveLink(ctx, link, proved)
 }
 
 // acceptQUIC accepts links on a UDP socket until ctx ends; nil: there is none.

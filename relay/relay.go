@@ -48,6 +48,7 @@ type Config struct {
 type Ready struct {
 	TLS     string `json:"tls"`
 	QUIC    string `json:"quic,omitempty"`
+	HTTP    string `json:"http,omitempty"`
 	Connect string `json:"connect,omitempty"`
 	Socks5  string `json:"socks5,omitempty"`
 	// Ports are the bound addresses of ingress.ports, in that order.
@@ -125,7 +126,8 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	defer stop()
 	group, broken := errgroup.WithContext(serving)
 	doors := r.doors(l)
-	group.Go(func() error { return r.acceptTCP(broken, l.tls) })
+	group.Go(func() error { return r.acceptTLS(broken, l.tls) })
+	group.Go(func() error { return r.acceptHTTP(broken, l.http) })
 	group.Go(func() error { return r.acceptQUIC(broken, l.quic) })
 	group.Go(func() error { return admin.NewServer(service{r}, r.log).Serve(broken, l.api) })
 	group.Go(func() error { return r.self.renew(broken) })
@@ -135,7 +137,7 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	if l.metrics != nil {
 		group.Go(func() error { return r.serveMetrics(broken, l.metrics) })
 	}
-	r.log.Info("relay serves", "tls", l.ready.TLS, "quic", l.ready.QUIC, "connect", l.ready.Connect, "instance", r.state.Instance())
+	r.log.Info("relay serves", "tls", l.ready.TLS, "quic", l.ready.QUIC, "http", l.ready.HTTP, "connect", l.ready.Connect, "instance", r.state.Instance())
 	if r.cfg.Ready != nil {
 		r.cfg.Ready(l.ready)
 	}
@@ -199,6 +201,7 @@ func relayName(host string) string {
 type listeners struct {
 	tls     net.Listener
 	quic    net.PacketConn
+	http    net.Listener
 	connect net.Listener
 	socks5  net.Listener
 	ports   []net.Listener
@@ -225,6 +228,12 @@ func (r *Relay) listen(ctx context.Context) (l *listeners, err error) {
 			return nil, listenError("listen.quic", err)
 		}
 		l.ready.QUIC = l.quic.LocalAddr().String()
+	}
+	if file.Listen.HTTP != "" {
+		if l.http, err = config.Listen(ctx, "tcp", string(file.Listen.HTTP)); err != nil {
+			return nil, listenError("listen.http", err)
+		}
+		l.ready.HTTP = l.http.Addr().String()
 	}
 	if file.Ingress.Connect != "" {
 		if l.connect, err = ingress.Listen(ctx, string(file.Ingress.Connect)); err != nil {
@@ -269,7 +278,7 @@ func samePort(quic, tls string, bound net.Addr) string {
 }
 
 func (l *listeners) close() {
-	for _, c := range append([]net.Listener{l.tls, l.connect, l.socks5, l.metrics, l.api}, l.ports...) {
+	for _, c := range append([]net.Listener{l.tls, l.http, l.connect, l.socks5, l.metrics, l.api}, l.ports...) {
 		if c != nil {
 			_ = c.Close()
 		}

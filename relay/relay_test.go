@@ -53,7 +53,7 @@ func startRelay(t testing.TB, drain time.Duration) *running {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	file := &config.Relay{
 		Hostname: "127.0.0.1",
-		Listen:   config.RelayListen{TLS: "127.0.0.1:0", QUIC: "127.0.0.1:0"},
+		Listen:   config.RelayListen{TLS: "127.0.0.1:0", QUIC: "127.0.0.1:0", HTTP: "127.0.0.1:0"},
 		Ingress: config.RelayIngress{
 			Connect: "127.0.0.1:0", Socks5: "127.0.0.1:0",
 			Ports: []config.RelayPort{{Listen: "127.0.0.1:0", Gateway: "corp", Store: "echo", Job: "nightly"}},
@@ -100,7 +100,7 @@ type testNode struct {
 
 func (r *running) dialer(c tunnel.Carrier, cfg func() *tls.Config) *tunnel.Dialer {
 	return &tunnel.Dialer{
-		Endpoint: tunnel.Endpoint{Host: "127.0.0.1", TLSPort: portOf(r.ready.TLS), QUICPort: portOf(r.ready.QUIC)},
+		Endpoint: tunnel.Endpoint{Host: "127.0.0.1", TLSPort: portOf(r.ready.TLS), QUICPort: portOf(r.ready.QUIC), HTTPPort: portOf(r.ready.HTTP)},
 		Carriers: []tunnel.Carrier{c}, TLS: cfg,
 	}
 }
@@ -174,7 +174,7 @@ func (r *running) online(n *testNode, c tunnel.Carrier, store string) {
 		return tcp, tcp.SetLinger(0)
 	})
 	roles := []string{tunnel.RoleControl}
-	if c == tunnel.TLS {
+	if c != tunnel.QUIC {
 		roles = append(roles, tunnel.RoleBulk)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -197,7 +197,7 @@ func decode(typ string, body json.RawMessage, into any) error {
 
 // ports are the relay's as peers reach them.
 func (r *Relay) ports() tunnel.Ports {
-	return tunnel.Ports{TLS: portOf(r.ready.TLS), QUIC: portOf(r.ready.QUIC)}
+	return tunnel.Ports{TLS: portOf(r.ready.TLS), QUIC: portOf(r.ready.QUIC), HTTP: portOf(r.ready.HTTP)}
 }
 
 // openOwnLanes gives the relay's own bundle to this node its lanes over a new

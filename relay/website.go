@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/ebbgate/ebbgate/tunnel"
 )
 
 // site is what the relay answers over HTTPS.
@@ -18,7 +20,27 @@ func (r *Relay) site() http.Handler {
 		_, _ = fmt.Fprintln(w, "This is an Ebbgate relay. Connectors and clients reach it on this port.")
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc(tunnel.TunnelPath, r.serveTunnel)
 	return &siteHandler{pages: mux}
+}
+
+// plainSite is what the relay answers over plain HTTP: WebSockets, and nothing
+// that holds a secret.
+func (r *Relay) plainSite() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc(tunnel.TunnelPath, r.serveTunnel)
+	return &siteHandler{pages: mux}
+}
+
+// serveTunnel makes a session of a WebSocket. Who is there, the TLS inside tells.
+func (r *Relay) serveTunnel(w http.ResponseWriter, req *http.Request) {
+	conn, err := tunnel.AcceptWebSocket(w, req)
+	if err != nil {
+		r.metrics.connections.WithLabelValues("upgrade-refused").Inc()
+		return
+	}
+	r.metrics.connections.WithLabelValues("websocket").Inc()
+	takeOver(req, func(ctx context.Context, proved func()) { r.handshake(ctx, conn, proved) })
 }
 
 // siteHandler tells CONNECT, which has no path (RFC 9110 §9.3.6), from requests
@@ -56,10 +78,7 @@ func newWebsite(handler http.Handler, config *tls.Config, logger *slog.Logger) *
 		IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			if secured, ok := c.(*tls.Conn); ok {
-				c = secured.NetConn()
-			}
-			return context.WithValue(ctx, visitorKey{}, c)
+			return context.WithValue(ctx, visitorKey{}, visitorOf(c))
 		},
 	}
 	w.served.Go(func() { _ = w.server.Serve(w) })
@@ -78,6 +97,20 @@ type visitor struct {
 // visitorKey is for a request's visitor in its context.
 type visitorKey struct{}
 
+// visitorOf finds the visitor under TLS; nil: it came by no website.
+func visitorOf(c net.Conn) *visitor {
+	for {
+		switch under := c.(type) {
+		case *visitor:
+			return under
+		case interface{ NetConn() net.Conn }:
+			c = under.NetConn()
+		default:
+			return nil
+		}
+	}
+}
+
 // Close closes the connection and ends the visit.
 func (v *visitor) Close() error {
 	v.close()
@@ -92,8 +125,8 @@ func (v *visitor) NetConn() net.Conn { return v.Conn }
 // service, and proved says that the connection is not anonymous any more. It is
 // called at most once a connection; serve closes the connection.
 func takeOver(req *http.Request, serve func(ctx context.Context, proved func())) {
-	v, ok := req.Context().Value(visitorKey{}).(*visitor)
-	if !ok {
+	v, _ := req.Context().Value(visitorKey{}).(*visitor)
+	if v == nil {
 		panic("relay: BUG: a request that came by no website")
 	}
 	v.taken <- serve // has room for one
@@ -107,7 +140,7 @@ func (w *website) serve(ctx context.Context, conn net.Conn, proved func()) {
 	v.close = sync.OnceFunc(func() { close(v.over) })
 	var served net.Conn = v
 	if w.config != nil {
-		served = tls.Server(v, w.config)
+		served = tunnel.WebTLS(v, w.config)
 	}
 	select {
 	case w.conns <- served:

@@ -13,10 +13,12 @@ type Carrier string
 const (
 	QUIC Carrier = "quic" // QUIC v1 on UDP
 	TLS  Carrier = "tls"  // TLS 1.3 on TCP, yamux inside
+	WSS  Carrier = "wss"  // the same inside a WebSocket over HTTPS
+	WS   Carrier = "ws"   // the same inside a WebSocket over HTTP
 )
 
 // Carriers are all of them in the order in which auto prefers them.
-var Carriers = []Carrier{QUIC, TLS}
+var Carriers = []Carrier{QUIC, TLS, WSS, WS}
 
 // rank is a carrier's place among Carriers; lower is better.
 func (c Carrier) rank() int {
@@ -85,6 +87,20 @@ func prioritize(s Stream, urgency int8) {
 // Endpoint is where a relay is. Ports of 0 are not served.
 type Endpoint struct {
 	Host     string
-	TLSPort  int
+	TLSPort  int // tls and wss
 	QUICPort int
+	HTTPPort int // ws
+}
+
+// port is a carrier's.
+func (e Endpoint) port(c Carrier) int {
+	switch c {
+	case QUIC:
+		return e.QUICPort
+	case TLS, WSS:
+		return e.TLSPort
+	case WS:
+		return e.HTTPPort
+	}
+	return 0
 }

@@ -4,15 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
-
-	"github.com/ebbgate/ebbgate/certs"
 )
 
 const (
@@ -41,9 +38,13 @@ type Dialer struct {
 	// DialTCP makes TCP connections, through a proxy where one is configured;
 	// nil: directly.
 	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Proxied tells whether connections to the relay go through a proxy. Then
-	// only carriers that can are tried. nil: never.
+	// Proxied tells whether connections to a port of the relay go through a proxy.
+	// Where one does, only carriers through it are tried. nil: never.
 	Proxied func(host string, port int) (bool, error)
+	// Upgrade sends an upgrade request for a URL with http to the proxy, without
+	// CONNECT, and gives the answer 101 and its connection; nil: there is no such
+	// way.
+	Upgrade func(req *http.Request) (*http.Response, net.Conn, error)
 	// Explain puts the failure of a handshake on a connection of DialTCP into
 	// words; nil: as it is.
 	Explain func(addr string, err error) error
@@ -112,40 +113,55 @@ func (d *Dialer) Better(ctx context.Context, current Carrier) (Link, error) {
 	return link, err
 }
 
-// usable are the carriers that can be tried at all.
+// usable are the carriers that can be tried at all. Where one port of the relay
+// is behind a proxy, nothing goes around it to another.
 func (d *Dialer) usable() ([]Carrier, error) {
-	proxied := false
-	if d.Proxied != nil {
-		var err error
-		if proxied, err = d.Proxied(d.Endpoint.Host, d.Endpoint.TLSPort); err != nil {
-			return nil, err
-		}
-	}
 	wanted := d.Carriers
 	if len(wanted) == 0 {
 		wanted = Carriers
 	}
-	var list []Carrier
+	var direct, proxied []Carrier
+	_, behind, err := d.proxied(TLS)
+	if err != nil {
+		return nil, err
+	}
 	for _, c := range wanted {
-		if c == QUIC && (proxied || d.Endpoint.QUICPort == 0) || c == TLS && d.Endpoint.TLSPort == 0 {
-			continue
+		port, through, err := d.proxied(c)
+		switch {
+		case err != nil:
+			return nil, err
+		case port == 0:
+		case through:
+			proxied, behind = append(proxied, c), true
+		default:
+			direct = append(direct, c)
 		}
-		list = append(list, c)
 	}
-	if len(list) == 0 {
-		return nil, Errorf("no-carrier", "relay", "allow another carrier: carriers: auto", "none of the carriers %v can reach %s%s", wanted, d.Endpoint.Host, map[bool]string{true: " through a proxy"}[proxied])
+	if behind {
+		direct = proxied
 	}
-	return list, nil
+	if len(direct) == 0 {
+		return nil, Errorf("no-carrier", "relay", "allow another carrier: carriers: auto", "none of the carriers %v can reach %s%s", wanted, d.Endpoint.Host, map[bool]string{true: " through a proxy"}[behind])
+	}
+	return direct, nil
+}
+
+// proxied tells a carrier's port, and whether it is reached through a proxy.
+func (d *Dialer) proxied(c Carrier) (port int, through bool, err error) {
+	port = d.Endpoint.port(c)
+	if d.Proxied == nil || port == 0 || c == QUIC {
+		return port, false, nil
+	}
+	through, err = d.Proxied(d.Endpoint.Host, port)
+	return port, through, err
 }
 
 // network names where this machine is, for the memory: the address that it uses
 // towards the relay.
 func (d *Dialer) network() string {
-	port := d.Endpoint.TLSPort
-	if d.Proxied != nil {
-		if proxied, err := d.Proxied(d.Endpoint.Host, port); err == nil && proxied {
-			return "proxied"
-		}
+	port, proxied, err := d.proxied(TLS)
+	if err == nil && proxied {
+		return "proxied"
 	}
 	conn, err := net.Dial("udp", net.JoinHostPort(d.Endpoint.Host, strconv.Itoa(port))) // sends nothing
 	if err != nil {
@@ -154,6 +170,16 @@ func (d *Dialer) network() string {
 	defer conn.Close()
 	host, _, _ := net.SplitHostPort(conn.LocalAddr().String())
 	return host
+}
+
+// failed tells the log about a carrier. That somebody looks into TLS, a person
+// should know, also where another carrier works.
+func (d *Dialer) failed(c Carrier, err error) {
+	level := slog.LevelDebug
+	if coded, ok := errors.AsType[*Error](err); ok && coded.ErrHop == hopInterception {
+		level = slog.LevelInfo
+	}
+	d.log().Log(context.Background(), level, "carrier failed", "carrier", c, "error", err)
 }
 
 // secondChance tries the preferred carrier once more and keeps the better link.
@@ -177,6 +203,7 @@ func (d *Dialer) inTurn(ctx context.Context, carriers []Carrier) (Link, error) {
 		if err == nil {
 			return link, nil
 		}
+		d.failed(c, err)
 		failed = append(failed, failure{c, err})
 		if ctx.Err() != nil {
 			break
@@ -232,7 +259,7 @@ func (d *Dialer) race(ctx context.Context, carriers []Carrier) (Link, error) {
 			if a.err == nil {
 				return a.link, nil
 			}
-			d.log().Debug("carrier failed", "carrier", a.carrier, "error", a.err)
+			d.failed(a.carrier, a.err)
 			failed = append(failed, failure{a.carrier, a.err})
 			start()
 			if running == 0 {
@@ -240,183 +267,4 @@ func (d *Dialer) race(ctx context.Context, carriers []Carrier) (Link, error) {
 			}
 		}
 	}
-}
-
-// DialCarrier makes a link on one carrier.
-func (d *Dialer) DialCarrier(ctx context.Context, c Carrier) (Link, error) {
-	switch c {
-	case QUIC:
-		return d.dialQUIC(ctx)
-	case TLS:
-		return d.dialTLS(ctx)
-	}
-	return nil, Errorf("no-carrier", "config", "carriers are quic and tls", "there is no carrier %q", c)
-}
-
-func (d *Dialer) dialTLS(ctx context.Context) (Link, error) {
-	dial := d.DialTCP
-	if dial == nil {
-		dial = (&net.Dialer{Timeout: handshakeTimeout}).DialContext
-	}
-	addr := net.JoinHostPort(d.Endpoint.Host, strconv.Itoa(d.Endpoint.TLSPort))
-	conn, err := dial(ctx, "tcp", addr)
-	if err != nil {
-		return nil, d.explain(TLS, addr, err)
-	}
-	config := d.TLS().Clone()
-	config.ServerName = serverName(d.Endpoint.Host)
-	link, err := DialTLS(ctx, conn, config)
-	if err != nil {
-		if d.Explain != nil {
-			err = d.Explain(addr, err)
-		}
-		return nil, d.explain(TLS, addr, err)
-	}
-	return link, nil
-}
-
-func (d *Dialer) dialQUIC(ctx context.Context) (Link, error) {
-	addr := net.JoinHostPort(d.Endpoint.Host, strconv.Itoa(d.Endpoint.QUICPort))
-	config := d.TLS().Clone()
-	config.ServerName = serverName(d.Endpoint.Host)
-	link, err := DialQUIC(ctx, addr, config)
-	if err != nil {
-		return nil, d.explain(QUIC, addr, err)
-	}
-	return link, nil
-}
-
-// serverName is the SNI: host names only (RFC 6066 §3).
-func serverName(host string) string {
-	if net.ParseIP(host) != nil {
-		return "relay.invalid" // crypto/tls wants a name; nobody verifies it
-	}
-	return host
-}
-
-// explain names the hop of a failure, what was seen and what to do.
-func (d *Dialer) explain(c Carrier, addr string, err error) error {
-	var named interface {
-		Hop() string
-		Code() string
-		Advice() string
-	}
-	if errors.As(err, &named) && named.Hop() != "" {
-		return err
-	}
-	wrap := func(code, hop, advice, format string, args ...any) error {
-		e := Errorf(code, hop, advice, format, args...)
-		e.Err = err
-		return e
-	}
-	var foreign *certs.VerifyError
-	var pin *certs.PinError
-	var dns *net.DNSError
-	var op *net.OpError
-	switch {
-	case errors.As(err, &pin):
-		return foreignCertificate(wrap, addr, pin.Issuer)
-	case errors.As(err, &foreign) && foreign.Foreign:
-		return foreignCertificate(wrap, addr, foreign.Issuer)
-	case errors.As(err, &foreign):
-		return wrap("relay-certificate-invalid", "relay", "do this machine's clock and the relay's agree?", "the relay's certificate at %s: %v", addr, foreign.Err)
-	case errors.As(err, &dns):
-		return wrap("name-unresolved", "dns", "is the relay's name right, and does this machine's DNS know it?", "%s does not resolve: %v", d.Endpoint.Host, dns)
-	case errors.Is(err, context.DeadlineExceeded) && c == QUIC, strings.Contains(fmt.Sprintf("%T", err), "HandshakeTimeoutError"):
-		return wrap("udp-silent", "relay", "allow UDP to the relay's port, or leave it: TCP is used instead", "nothing came back over UDP from %s", addr)
-	case errors.As(err, &op) && op.Op == "dial":
-		return wrap("connection-failed", "tcp", "does a firewall between here and the relay allow this port?", "%s: %v", addr, op.Err)
-	case errors.Is(err, context.DeadlineExceeded):
-		return wrap("handshake-timeout", "relay", "does something between here and the relay hold the connection back?", "%s: no TLS handshake within %v", addr, handshakeTimeout)
-	}
-	var alert tls.AlertError
-	if errors.As(err, &alert) {
-		return wrap("handshake-refused", "relay", "is this an Ebbgate relay, and is this machine still registered there?", "%s refused the handshake: %v", addr, alert)
-	}
-	var remote *net.OpError
-	if errors.As(err, &remote) && remote.Op == "remote error" {
-		return wrap("handshake-refused", "relay", "is this an Ebbgate relay, and is this machine still registered there?", "%s refused the handshake: %v", addr, remote.Err)
-	}
-	return wrap("handshake-failed", "relay", "is this the address of an Ebbgate relay?", "%s: %v", addr, err)
-}
-
-// foreignCertificate tells another relay from a proxy that looks into TLS.
-func foreignCertificate(wrap func(code, hop, advice, format string, args ...any) error, addr, issuer string) error {
-	if strings.Contains(issuer, "Ebbgate CA ") {
-		return wrap("relay-unknown", "relay", "use the key or token of this relay, or register this machine there", "%s is another relay than the one that the key, token or registration names (its certificate is of %q)", addr, issuer)
-	}
-	return wrap("tls-intercepted", "tls-interception", "ask the network team to exempt the relay from TLS inspection", "the certificate at %s is not the relay's: it was issued by %q", addr, issuer)
-}
-
-// failure is one carrier's.
-type failure struct {
-	carrier Carrier
-	err     error
-}
-
-// failures are all carriers'.
-type failures []failure
-
-func (f failures) err() error {
-	if len(f) == 1 {
-		return &DialError{f}
-	}
-	// the last carrier is the one that gets furthest in bad networks: its
-	// failure comes first
-	slices.SortStableFunc(f, func(a, b failure) int { return b.carrier.rank() - a.carrier.rank() })
-	return &DialError{f}
-}
-
-// DialError says what went wrong on each carrier. Code, Hop and Advice are of
-// the one that most networks let through.
-type DialError struct{ failed failures }
-
-func (e *DialError) Error() string {
-	var parts []string
-	for _, f := range e.failed {
-		parts = append(parts, fmt.Sprintf("%s: %v", f.carrier, f.err))
-	}
-	return strings.Join(parts, "; ")
-}
-
-// Unwrap gives the failures.
-func (e *DialError) Unwrap() (list []error) {
-	for _, f := range e.failed {
-		list = append(list, f.err)
-	}
-	return list
-}
-
-func (e *DialError) first() (first interface {
-	Code() string
-	Hop() string
-	Advice() string
-}, ok bool,
-) {
-	ok = len(e.failed) > 0 && errors.As(e.failed[0].err, &first)
-	return first, ok
-}
-
-// Code names the failure.
-func (e *DialError) Code() string {
-	if first, ok := e.first(); ok {
-		return first.Code()
-	}
-	return "dial-failed"
-}
-
-// Hop names where it happened.
-func (e *DialError) Hop() string {
-	if first, ok := e.first(); ok {
-		return first.Hop()
-	}
-	return "relay"
-}
-
-// Advice says what to do.
-func (e *DialError) Advice() string {
-	if first, ok := e.first(); ok {
-		return first.Advice()
-	}
-	return ""
 }

@@ -50,7 +50,7 @@ func newLaneConn(ctx context.Context, conn *tls.Conn, records *laneRecords) (*La
 		_ = records.Conn.Close()
 		return nil, fmt.Errorf("tunnel: lane: the peer chose the protocol %q, not %s", state.NegotiatedProtocol, ALPNLane)
 	}
-	records.gather = true
+	records.gather(readAhead)
 	return &LaneConn{Conn: conn, records: records, state: state}, nil
 }
 

@@ -71,6 +71,7 @@ type StoreInfo struct {
 type Ports struct {
 	TLS  int `json:"tls,omitempty"`
 	QUIC int `json:"quic,omitempty"`
+	HTTP int `json:"http,omitempty"`
 }
 
 // Heartbeat is what a node reports about itself.

@@ -10,7 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -68,11 +70,10 @@ func newPKI(t testing.TB) *pki {
 	}
 }
 
-// host accepts links on both carriers, on loopback.
+// host accepts links on every carrier, on loopback.
 type host struct {
 	endpoint Endpoint
 	links    chan Link
-	tcp      net.Listener
 	quic     *QUICListener
 }
 
@@ -86,13 +87,43 @@ func newHost(t testing.TB, p *pki) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{links: make(chan Link, 16), tcp: tcp}
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{links: make(chan Link, 16)}
 	if h.quic, err = ListenQUIC(udp, p.server); err != nil {
 		t.Fatal(err)
 	}
-	h.endpoint = Endpoint{Host: "127.0.0.1", TLSPort: tcp.Addr().(*net.TCPAddr).Port, QUICPort: udp.LocalAddr().(*net.UDPAddr).Port}
+	h.endpoint = Endpoint{
+		Host: "127.0.0.1", TLSPort: tcp.Addr().(*net.TCPAddr).Port, QUICPort: udp.LocalAddr().(*net.UDPAddr).Port,
+		HTTPPort: plain.Addr().(*net.TCPAddr).Port,
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var tasks sync.WaitGroup
+	serve := func(conn net.Conn) {
+		if link, err := ServeTLS(ctx, conn, p.server); err == nil {
+			h.links <- link
+		}
+	}
+	site := &http.Server{
+		ReadHeaderTimeout: handshakeTimeout, ErrorLog: log.New(io.Discard, "", 0),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.URL.Path != TunnelPath {
+				http.NotFound(w, req)
+			} else if conn, err := AcceptWebSocket(w, req); err == nil {
+				tasks.Go(func() { serve(conn) })
+			}
+		}),
+	}
+	https := &handed{conns: make(chan net.Conn), done: ctx.Done()}
+	for _, l := range []net.Listener{plain, https} {
+		tasks.Go(func() { _ = site.Serve(l) })
+	}
+	public, err := p.ca.IssuePublic([]string{"127.0.0.1"}, time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
 	tasks.Go(func() {
 		for {
 			conn, err := tcp.Accept()
@@ -100,8 +131,13 @@ func newHost(t testing.TB, p *pki) *host {
 				return
 			}
 			tasks.Go(func() {
-				if link, err := ServeTLS(ctx, conn, p.server); err == nil {
-					h.links <- link
+				kind, conn, err := Peek(conn, handshakeTimeout)
+				switch {
+				case err != nil:
+				case kind == KindSession:
+					serve(conn)
+				default:
+					https.hand(WebTLS(conn, &tls.Config{Certificates: []tls.Certificate{*public}, NextProtos: []string{"http/1.1"}}))
 				}
 			})
 		}
@@ -118,6 +154,7 @@ func newHost(t testing.TB, p *pki) *host {
 	t.Cleanup(func() {
 		cancel()
 		_ = tcp.Close()
+		_ = site.Close()
 		_ = h.quic.Close()
 		tasks.Wait()
 		for len(h.links) > 0 {
@@ -126,6 +163,32 @@ func newHost(t testing.TB, p *pki) *host {
 	})
 	return h
 }
+
+// handed is a listener of connections that are handed to it.
+type handed struct {
+	conns chan net.Conn
+	done  <-chan struct{}
+}
+
+func (h *handed) hand(conn net.Conn) {
+	select {
+	case h.conns <- conn:
+	case <-h.done:
+		_ = conn.Close()
+	}
+}
+
+func (h *handed) Accept() (net.Conn, error) {
+	select {
+	case conn := <-h.conns:
+		return conn, nil
+	case <-h.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (h *handed) Close() error   { return nil }
+func (h *handed) Addr() net.Addr { return &net.TCPAddr{} }
 
 // pair is two ends of a session that run.
 func pair(t *testing.T, c Carrier, near, far SessionConfig) (a, b *Session) {

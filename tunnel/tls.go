@@ -1,11 +1,8 @@
 package tunnel
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -27,14 +24,15 @@ const (
 	writeTimeout = 60 * time.Second
 )
 
-// DialTLS makes a link of an established TCP connection, as its client: TLS with
-// config, then yamux. conn belongs to the link, and is closed if it fails.
+// DialTLS makes a link of an established connection, as its client: TLS with
+// config, then yamux. Where conn is a WebSocket's, the link's carrier is wss or
+// ws, else tls. conn belongs to the link, and is closed if it fails.
 func DialTLS(ctx context.Context, conn net.Conn, config *tls.Config) (Link, error) {
 	records := newRecordConn(conn)
 	return newTLSLink(ctx, tls.Client(records, config), records, yamux.Client)
 }
 
-// ServeTLS makes a link of an accepted TCP connection, as DialTLS does, as its
+// ServeTLS makes a link of an accepted connection, as DialTLS does, as its
 // server.
 func ServeTLS(ctx context.Context, conn net.Conn, config *tls.Config) (Link, error) {
 	records := newRecordConn(conn)
@@ -55,13 +53,17 @@ func newTLSLink(ctx context.Context, conn *tls.Conn, records *recordConn, mux mu
 		_ = conn.Close()
 		return nil, fmt.Errorf("tunnel: the peer chose the protocol %q, not %s", state.NegotiatedProtocol, ALPN)
 	}
-	records.gather = true
+	carrier, ahead := TLS, readAhead
+	if web, ok := records.Conn.(*webConn); ok {
+		carrier, ahead = web.carrier, webRead
+	}
+	records.gather(ahead)
 	session, err := mux(&frameConn{Conn: conn, records: records}, yamuxConfig())
 	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
-	return &tlsLink{session: session, state: state, conn: conn}, nil
+	return &tlsLink{carrier: carrier, session: session, state: state, conn: conn}, nil
 }
 
 func yamuxConfig() *yamux.Config {
@@ -76,94 +78,9 @@ func yamuxConfig() *yamux.Config {
 	return c
 }
 
-// recordConn lies under crypto/tls, which reads and writes one record of 16 KiB
-// at a time: it reads ahead, and writes records together when flushed.
-type recordConn struct {
-	net.Conn
-	in     *bufio.Reader
-	gather bool // set once the handshake is over
-
-	mu  sync.Mutex // crypto/tls also writes when it reads: alerts, key updates
-	out []byte
-}
-
-const readAhead = 256 << 10
-
-func newRecordConn(conn net.Conn) *recordConn {
-	return &recordConn{Conn: conn, in: bufio.NewReaderSize(conn, readAhead)}
-}
-
-func (c *recordConn) Read(p []byte) (int, error) { return c.in.Read(p) }
-
-func (c *recordConn) Write(p []byte) (int, error) {
-	if !c.gather {
-		return c.Conn.Write(p)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.out = append(c.out, p...)
-	return len(p), nil
-}
-
-func (c *recordConn) flush() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.out) == 0 {
-		return nil
-	}
-	_, err := c.Conn.Write(c.out)
-	c.out = c.out[:0]
-	if cap(c.out) > 1<<20 {
-		c.out = nil
-	}
-	return err
-}
-
-// frameConn lies above crypto/tls and under yamux, which writes a frame's header
-// and its body apart: it flushes after whole frames.
-type frameConn struct {
-	*tls.Conn
-	records *recordConn
-
-	mu   sync.Mutex
-	body uint32 // bytes of the frame's body that are to come
-}
-
-const (
-	yamuxHeader   = 12
-	yamuxTypeData = 0
-)
-
-func (c *frameConn) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n, err := c.Conn.Write(p)
-	if err != nil {
-		return n, err
-	}
-	switch {
-	case c.body > 0:
-		c.body -= min(c.body, uint32(len(p)))
-	case len(p) == yamuxHeader && p[1] == yamuxTypeData:
-		c.body = binary.BigEndian.Uint32(p[8:])
-	}
-	if c.body > 0 {
-		return n, nil
-	}
-	return n, c.records.flush()
-}
-
-// Close says goodbye, for which a peer that takes nothing has a second, and
-// closes.
-func (c *frameConn) Close() error {
-	_ = c.records.SetWriteDeadline(time.Now().Add(time.Second))
-	err := c.Conn.CloseWrite()
-	_ = c.records.flush()
-	return errors.Join(err, c.records.Conn.Close())
-}
-
 // tlsLink is a yamux session.
 type tlsLink struct {
+	carrier Carrier
 	session *yamux.Session
 	conn    *tls.Conn
 	state   tls.ConnectionState
@@ -172,7 +89,7 @@ type tlsLink struct {
 	reason error
 }
 
-func (l *tlsLink) Carrier() Carrier                     { return TLS }
+func (l *tlsLink) Carrier() Carrier                     { return l.carrier }
 func (l *tlsLink) ConnectionState() tls.ConnectionState { return l.state }
 func (l *tlsLink) LocalAddr() net.Addr                  { return l.conn.LocalAddr() }
 func (l *tlsLink) RemoteAddr() net.Addr                 { return l.conn.RemoteAddr() }

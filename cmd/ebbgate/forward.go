@@ -29,7 +29,7 @@ end.`,
 	relay := f.String("relay", "", "the relay: HOST[:PORT] (EBBGATE_RELAY)")
 	token := f.String("token-file", "", "file with the job's token; - is standard input (EBBGATE_JOB_TOKEN_FILE)")
 	run := f.String("run", "", "name of the run (default: one of its own)")
-	carriers := f.StringSlice("carriers", nil, "what to travel on, in order of preference: quic, tls (default: all, raced)")
+	carriers := f.StringSlice("carriers", nil, "what to travel on, in order of preference: quic, tls, wss, ws (default: all, raced)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		target, err := client.ParseTarget(args[0])
 		if err != nil {

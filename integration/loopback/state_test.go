@@ -158,7 +158,7 @@ func TestInit(t *testing.T) {
 	p := rig.Program{Path: binary}
 	dir := t.TempDir()
 	config := filepath.Join(dir, "relay.yaml")
-	file := "hostname: 127.0.0.1\nlisten: {tls: \"127.0.0.1:0\", quic: \"\"}\nstate: {dir: " + filepath.Join(dir, "state") + "}\n"
+	file := "hostname: 127.0.0.1\nlisten: {tls: \"127.0.0.1:0\", quic: \"\", http: \"\"}\nstate: {dir: " + filepath.Join(dir, "state") + "}\n"
 	if err := os.WriteFile(config, []byte(file), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ type RelayOptions struct {
 	Dir      string // of its configuration and state
 	Hostname string // default 127.0.0.1
 	Listen   string // host:port of TLS and QUIC; they share the number
+	HTTP     string // host:port
 	Connect  string
 	Config   map[string]any // more keys of relay.yaml
 	Flags    []string       // of relay run
@@ -32,6 +33,7 @@ type Relay struct {
 	// The addresses at which it serves.
 	TLS     string `json:"tls"`
 	QUIC    string `json:"quic"`
+	HTTP    string `json:"http"`
 	Connect string `json:"connect"`
 
 	// Address is how connectors and clients name it.
@@ -41,14 +43,18 @@ type Relay struct {
 // StartRelay starts a relay and waits until it serves. Where the directory holds no state yet, it makes it.
 func StartRelay(ctx context.Context, p Program, o RelayOptions) (*Relay, error) {
 	r := &Relay{Program: p, Dir: o.Dir, Config: filepath.Join(o.Dir, "relay.yaml"), flags: o.Flags}
-	listen, err := o.listen()
+	listen, err := o.listen(o.Listen)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := o.listen(o.HTTP)
 	if err != nil {
 		return nil, err
 	}
 	hostname := or(o.Hostname, "127.0.0.1")
 	config := map[string]any{
 		"hostname": hostname,
-		"listen":   map[string]any{"tls": listen, "quic": listen},
+		"listen":   map[string]any{"tls": listen, "quic": listen, "http": plain},
 		"ingress":  map[string]any{"connect": or(o.Connect, "127.0.0.1:0")},
 		"state":    map[string]any{"dir": filepath.Join(o.Dir, "state")},
 	}
@@ -70,10 +76,10 @@ func StartRelay(ctx context.Context, p Program, o RelayOptions) (*Relay, error) 
 	return r, nil
 }
 
-// listen finds a number that is free for TCP and for UDP.
-func (o RelayOptions) listen() (string, error) {
-	if o.Listen != "" {
-		return o.Listen, nil
+// listen finds a number that is free for TCP and for UDP, where none is given.
+func (o RelayOptions) listen(given string) (string, error) {
+	if given != "" {
+		return given, nil
 	}
 	for range 20 {
 		tcp, err := net.Listen("tcp", "127.0.0.1:0")

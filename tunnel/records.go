@@ -1,0 +1,115 @@
+package tunnel
+
+import (
+	"bufio"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// readAhead is how much is read at once once a peer is believed, in bytes.
+	readAhead = 256 << 10
+	// keptOut is the largest buffer that is kept for the next flush, in bytes.
+	keptOut = 1 << 20
+)
+
+// recordConn lies under crypto/tls, which reads and writes one record of 16 KiB
+// at a time: it reads ahead, and writes records together when flushed, from
+// gather on. Before that it only passes on, and needs no memory.
+type recordConn struct {
+	net.Conn
+	in        *bufio.Reader // nil until gather
+	gathering bool
+
+	mu  sync.Mutex // crypto/tls also writes when it reads: alerts, key updates
+	out []byte
+}
+
+func newRecordConn(conn net.Conn) *recordConn { return &recordConn{Conn: conn} }
+
+// gather is called once, between the handshake and what follows, with how much
+// to read at once.
+func (c *recordConn) gather(ahead int) {
+	c.in, c.gathering = bufio.NewReaderSize(c.Conn, ahead), true
+}
+
+// NetConn is the connection under it.
+func (c *recordConn) NetConn() net.Conn { return c.Conn }
+
+func (c *recordConn) Read(p []byte) (int, error) {
+	if c.in == nil {
+		return c.Conn.Read(p)
+	}
+	return c.in.Read(p)
+}
+
+func (c *recordConn) Write(p []byte) (int, error) {
+	if !c.gathering {
+		return c.Conn.Write(p)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.out = append(c.out, p...)
+	return len(p), nil
+}
+
+func (c *recordConn) flush() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.out) == 0 {
+		return nil
+	}
+	_, err := c.Conn.Write(c.out)
+	c.out = c.out[:0]
+	if cap(c.out) > keptOut {
+		c.out = nil
+	}
+	return err
+}
+
+// frameConn lies above crypto/tls and under yamux, which writes a frame's header
+// and its body apart: it flushes after whole frames.
+type frameConn struct {
+	*tls.Conn
+	records *recordConn
+
+	mu   sync.Mutex
+	body uint32 // bytes of the frame's body that are to come
+}
+
+const (
+	yamuxHeader   = 12
+	yamuxTypeData = 0
+)
+
+func (c *frameConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		return n, err
+	}
+	switch {
+	case c.body > 0:
+		c.body -= min(c.body, uint32(len(p)))
+	case len(p) == yamuxHeader && p[1] == yamuxTypeData:
+		c.body = binary.BigEndian.Uint32(p[8:])
+	}
+	if c.body > 0 {
+		return n, nil
+	}
+	return n, c.records.flush()
+}
+
+// Close says goodbye, for which a peer that takes nothing has a second, and
+// closes.
+func (c *frameConn) Close() error {
+	_ = c.records.SetWriteDeadline(time.Now().Add(time.Second))
+	err := c.Conn.CloseWrite()
+	_ = c.records.flush()
+	return errors.Join(err, c.records.Conn.Close())
+}
