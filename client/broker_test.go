@@ -119,7 +119,7 @@ func (b *testBroker) grant(_ context.Context, t Target, node string, lanes int) 
 	}
 	b.tokens = append(b.tokens, tokens...)
 	return &grant{
-		text: fmt.Sprintf("%s via %s #%d", t, b.node, b.asked), node: b.node,
+		target: t, text: fmt.Sprintf("%s via %s #%d", t, b.node, b.asked), node: b.node,
 		fetched: time.Now(), expires: time.Now().Add(b.life), tokens: tokens,
 	}, nil
 }

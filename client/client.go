@@ -45,6 +45,8 @@ type Config struct {
 	// TokenFile holds the job's token, "-" is standard input. Empty: as
 	// EBBGATE_JOB_TOKEN_FILE says.
 	TokenFile string
+	// Token is the job's token; then TokenFile is not read.
+	Token string
 	// Run names the run; empty: one of its own.
 	Run string
 	// Carriers are what sessions may travel on, in this order; empty: all, raced.
@@ -62,6 +64,8 @@ type Config struct {
 	// Ready is called once, when the first session is up; nil: nobody asks. It
 	// must not block.
 	Ready func(Ready)
+	// Metrics counts what streams do; nil: nobody asks.
+	Metrics *bundle.Metrics
 	// Logger takes what happens; nil discards.
 	Logger *slog.Logger
 }
@@ -128,14 +132,20 @@ func New(cfg Config) (*Client, error) {
 	if c.proxy, err = proxycfg.New(proxycfg.Settings{Mode: proxycfg.ModeSystem, Environment: cfg.Environment}, cfg.Logger); err != nil {
 		return nil, err
 	}
-	if c.token, err = readToken(first(cfg.TokenFile, cfg.Environment("EBBGATE_JOB_TOKEN_FILE")), cfg.Stdin); err != nil {
+	if cfg.Token != "" {
+		c.token, err = certs.ParseToken(cfg.Token)
+		c.cfg.Token = ""
+	} else {
+		c.token, err = readToken(first(cfg.TokenFile, cfg.Environment("EBBGATE_JOB_TOKEN_FILE")), cfg.Stdin)
+	}
+	if err != nil {
 		return nil, err
 	}
 	var random [8]byte
 	rand.Read(random[:])
 	c.incarnation = binary.BigEndian.Uint64(random[:])
 	c.sessions = newSessions()
-	c.pool = newPool(c, bundle.Config{Incarnation: c.incarnation, Logger: cfg.Logger}, cfg.Logger)
+	c.pool = newPool(c, bundle.Config{Incarnation: c.incarnation, Metrics: cfg.Metrics, Logger: cfg.Logger}, cfg.Logger)
 	return c, nil
 }
 
@@ -183,7 +193,7 @@ func (c *Client) run(ctx context.Context) error {
 
 // Open opens a stream to a store. It waits for the session, for a node of the
 // gateway that is online and for the node's answer, as long as ctx lasts.
-func (c *Client) Open(ctx context.Context, t Target) (*bundle.Stream, error) {
+func (c *Client) Open(ctx context.Context, t Target) (*Stream, error) {
 	return c.pool.open(ctx, t)
 }
 

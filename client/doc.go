@@ -8,6 +8,10 @@
 // passes bytes on that it cannot read. A [Forwarder] puts a listening port in
 // front of that.
 //
+// Programs in Go use a [Dialer], which runs a Client of its own: its DialContext
+// fits database/sql's drivers, pgx, net/http and all that takes such a function,
+// and its connections read end of file only where the store sent one.
+//
 // Constructors do no I/O. [Client.Run] and [Forwarder.Run] block until their
 // context ends, and when they return nothing that they started is left. All
 // other methods may be called from any goroutine.

@@ -22,7 +22,7 @@ const (
 
 // opener opens streams; *Client is one.
 type opener interface {
-	Open(ctx context.Context, t Target) (*bundle.Stream, error)
+	Open(ctx context.Context, t Target) (*Stream, error)
 	Check(ctx context.Context, t Target) error
 }
 
@@ -151,7 +151,8 @@ func (r *forwarding) carry(ctx context.Context, conn *net.TCPConn) {
 	stop := context.AfterFunc(ctx, func() { stream.Reset(bundle.CodeIngressStopped) })
 	report := stream.Carry(conn, nil)
 	stop()
-	s := r.tally.ended(r.Target, report)
+	s := reportOf(r.Target, report)
+	r.tally.ended(s)
 	level, message := slog.LevelDebug, "stream over"
 	if report.Reason != bundle.CodeOK && report.Reason != bundle.CodeIngressStopped {
 		level, message = slog.LevelInfo, "connection reset: stream ended badly"

@@ -21,7 +21,7 @@ import (
 // poolOpener is a Client without a session.
 type poolOpener struct{ p *pool }
 
-func (o poolOpener) Open(ctx context.Context, t Target) (*bundle.Stream, error) {
+func (o poolOpener) Open(ctx context.Context, t Target) (*Stream, error) {
 	return o.p.open(ctx, t)
 }
 func (o poolOpener) Check(ctx context.Context, t Target) error { return o.p.check(ctx, t) }
@@ -293,7 +293,7 @@ func TestListenErrors(t *testing.T) {
 
 func TestParseTarget(t *testing.T) {
 	for s, want := range map[string]Target{
-		"corp/erp-sql": {"corp", "erp-sql"}, "a/b": {"a", "b"}, "corp": {}, "corp/": {}, "/x": {}, "a/b/c": {},
+		"corp/erp-sql": {Gateway: "corp", Store: "erp-sql"}, "a/b": {Gateway: "a", Store: "b"}, "corp": {}, "corp/": {}, "/x": {}, "a/b/c": {},
 		"Corp/x": {}, "corp/erp.sql": {}, "corp/" + strings.Repeat("x", 64): {}, "": {},
 	} {
 		got, err := ParseTarget(s)
@@ -306,7 +306,7 @@ func TestParseTarget(t *testing.T) {
 func TestSummaryKeepsTheLast(t *testing.T) {
 	var ta tally
 	for i := range maxStreamsShown + 5 {
-		ta.ended(testTarget, bundle.Report{Sent: int64(i), Start: time.Unix(0, 0), End: time.Unix(2, 0)})
+		ta.ended(reportOf(testTarget, bundle.Report{Sent: int64(i), Start: time.Unix(0, 0), End: time.Unix(2, 0)}))
 	}
 	s := ta.summary()
 	if s.Streams != maxStreamsShown+5 || len(s.Last) != maxStreamsShown || s.Last[0].BytesWritten != 5 || s.Last[0].Seconds != 2 {

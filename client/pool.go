@@ -45,8 +45,15 @@ type broker interface {
 // errNoSession is a broker whose session went away; another one will come.
 var errNoSession = errors.New("client: the session to the relay is lost")
 
+// Stream is an open stream to a store.
+type Stream struct {
+	*bundle.Stream
+	Target Target // GATEWAY/STORE, whatever it was dialled as
+}
+
 // grant is the relay's permission to open streams to one store by one node.
 type grant struct {
+	target  Target // as GATEWAY and STORE
 	text    string
 	node    string    // identity of the node, as a URI
 	fetched time.Time // by this machine's clock, like expires
@@ -95,13 +102,13 @@ func newPool(b broker, cfg bundle.Config, logger *slog.Logger) *pool {
 
 // open opens a stream to a target. It goes on trying while ctx lasts and the
 // reason may pass: no node online, a node or a session that has just gone.
-func (p *pool) open(ctx context.Context, t Target) (*bundle.Stream, error) {
+func (p *pool) open(ctx context.Context, t Target) (*Stream, error) {
 	var spent *grant // one that is of no more use
 	pause := retryFirst
 	for spends, invalid := 0, 0; ; {
 		g, err := p.grantFor(ctx, t, spent)
 		if err == nil {
-			var s *bundle.Stream
+			var s *Stream
 			if s, err = p.openWith(ctx, t, g); err == nil {
 				return s, nil
 			}
@@ -156,7 +163,7 @@ func (p *pool) check(ctx context.Context, t Target) error {
 }
 
 // openWith opens a stream with one grant.
-func (p *pool) openWith(ctx context.Context, t Target, g *grant) (*bundle.Stream, error) {
+func (p *pool) openWith(ctx context.Context, t Target, g *grant) (*Stream, error) {
 	b, err := p.bundleFor(ctx, g)
 	if err != nil {
 		return nil, err
@@ -168,7 +175,7 @@ func (p *pool) openWith(ctx context.Context, t Target, g *grant) (*bundle.Stream
 	if err != nil {
 		return nil, fmt.Errorf("client: open %s: %w", t, err)
 	}
-	return s, nil
+	return &Stream{s, g.target}, nil
 }
 
 // spendsGrant says whether an error means that a grant is of no more use.

@@ -37,7 +37,7 @@ func tcpPair(t *testing.T) (job, ours *net.TCPConn) {
 }
 
 // echoed sends a line through an open stream and reads it back to the end.
-func echoed(t *testing.T, s *bundle.Stream) {
+func echoed(t *testing.T, s *Stream) {
 	t.Helper()
 	job, ours := tcpPair(t)
 	done := make(chan bundle.Report, 1)

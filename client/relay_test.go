@@ -199,7 +199,7 @@ func (r *testRelay) handle(_ context.Context, s *tunnel.Session, typ string, bod
 			return nil, err
 		}
 		r.grants = append(r.grants, req)
-		answer := tunnel.Granted{Grant: fmt.Sprintf("grant-%d", len(r.grants)), Node: r.grantNode, Expires: time.Now().Add(time.Minute)}
+		answer := tunnel.Granted{Grant: fmt.Sprintf("grant-%d", len(r.grants)), Node: r.grantNode, Store: "erp-sql", Expires: time.Now().Add(time.Minute)}
 		for i := range req.Lanes {
 			token := fmt.Sprintf("token-%d-%d", len(r.grants), i)
 			r.tokens[token] = true

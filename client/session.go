@@ -312,14 +312,19 @@ func (c *Client) grant(ctx context.Context, t Target, node string, lanes int) (*
 		return nil, err
 	}
 	var answer tunnel.Granted
-	req := tunnel.GrantRequest{Gateway: t.Gateway, Store: t.Store, Run: c.cfg.Run, Node: node, Lanes: lanes}
+	req := tunnel.GrantRequest{Gateway: t.Gateway, Store: t.Store, Host: t.Host, Port: t.Port, Run: c.cfg.Run, Node: node, Lanes: lanes}
 	if err := s.Call(ctx, tunnel.TypeGrant, req, &answer); err != nil {
 		return nil, lost(ctx, err)
 	}
-	// A grant leads to the gateway that was asked for and nowhere else.
+	// A grant leads to the gateway that was asked for and nowhere else. What a
+	// name stands for, the relay says.
 	id, err := certs.ParseIdentity(answer.Node)
 	own := c.currentIdentity()
-	if err != nil || id.Role != certs.RoleNode || id.TrustDomain != own.TrustDomain || id.Tenant != own.Tenant || id.Gateway != t.Gateway {
+	granted := Target{Gateway: id.Gateway, Store: answer.Store}
+	if t.Host == "" {
+		granted = Target{Gateway: t.Gateway, Store: t.Store}
+	}
+	if err != nil || id.Role != certs.RoleNode || id.TrustDomain != own.TrustDomain || id.Tenant != own.Tenant || id.Gateway != granted.Gateway || granted.Store == "" {
 		return nil, &Error{code: "grant-malformed", hop: "relay", message: fmt.Sprintf("the relay's grant for %s names %.300q", t, answer.Node), advice: "use the same version at both ends"}
 	}
 	now := time.Now()
@@ -327,7 +332,7 @@ func (c *Client) grant(ctx context.Context, t Target, node string, lanes int) (*
 	if latest := now.Add(maxGrantLife); expires.After(latest) {
 		expires = latest
 	}
-	return &grant{text: answer.Grant, node: answer.Node, fetched: now, expires: expires, tokens: answer.LaneTokens}, nil
+	return &grant{target: granted, text: answer.Grant, node: answer.Node, fetched: now, expires: expires, tokens: answer.LaneTokens}, nil
 }
 
 // lane implements broker: a stream of a session, joined by the relay to one of

@@ -329,15 +329,25 @@ func (d *dialer) tryForClient(client certs.Identity, req tunnel.GrantRequest) (*
 		preferred = keyOf(id)
 	}
 	job := jobKey{client.Tenant, client.Name}
-	n, err := d.find(job, req.Gateway, req.Store, 0, preferred)
+	at := place{gateway: req.Gateway, store: req.Store, port: req.Port}
+	if req.Host != "" {
+		target, err := ingress.ParseTarget(net.JoinHostPort(req.Host, strconv.Itoa(req.Port)))
+		if err != nil {
+			return nil, err
+		}
+		if at, err = d.resolve(job, target); err != nil {
+			return nil, err
+		}
+	}
+	n, err := d.find(job, at.gateway, at.store, at.port, preferred)
 	if err != nil {
 		return nil, err
 	}
-	token, expires, err := d.sign(n, job, req.Store, req.Run, client, time.Now())
+	token, expires, err := d.sign(n, job, at.store, req.Run, client, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	answer := &tunnel.Granted{Grant: token, Node: n.identity.String(), Expires: expires}
+	answer := &tunnel.Granted{Grant: token, Node: n.identity.String(), Store: at.store, Expires: expires}
 	for range min(max(req.Lanes, 0), maxLaneTokens) {
 		ticket, err := d.r.tickets.issue(client, n.key)
 		if err != nil {

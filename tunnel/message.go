@@ -90,7 +90,11 @@ type Heartbeat struct {
 type GrantRequest struct {
 	Gateway string `json:"gateway"`
 	Store   string `json:"store"`
-	Run     string `json:"run"`
+	// Host and Port are what the job dialled where it named the store as
+	// programs do; then Gateway and Store are empty. Port 0 is the store's own.
+	Host string `json:"host,omitempty"`
+	Port int    `json:"port,omitempty"`
+	Run  string `json:"run"`
 	// Lanes is how many tokens for lanes the client wants with the grant.
 	Lanes int `json:"lanes,omitempty"`
 	// Node prefers the node of a bundle that the client has.
@@ -100,7 +104,8 @@ type GrantRequest struct {
 // Granted answers GrantRequest.
 type Granted struct {
 	Grant      string    `json:"grant"`
-	Node       string    `json:"node"` // identity
+	Node       string    `json:"node"`  // identity
+	Store      string    `json:"store"` // its name at that node's gateway
 	Expires    time.Time `json:"expires"`
 	LaneTokens []string  `json:"lane_tokens,omitempty"` // one lane each, within 10 s
 }
