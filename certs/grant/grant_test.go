@@ -360,6 +360,40 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
+// FuzzVerifyEdited changes a good grant: bytes of script are where and into what.
+// No other text than the signer's is accepted, and none for another ingress.
+func FuzzVerifyEdited(f *testing.F) {
+	ca, v := setup(f)
+	token, _ := signerOf(f, ca, relay).Sign(good())
+	now := time.Now()
+	f.Fuzz(func(t *testing.T, script []byte) {
+		b := []byte(token)
+		for ; len(script) >= 3; script = script[3:] {
+			at := (int(script[0])<<8 | int(script[1])) % len(b)
+			switch c := script[2]; {
+			case c < 0x80:
+				b[at] = c
+			case c < 0xa0:
+				b = append(b[:at], b[at+1:]...)
+			case c < 0xc0:
+				b = b[:at+1]
+			default:
+				b = append(b, b[at:]...)
+			}
+			if len(b) == 0 || len(b) > 1<<20 {
+				return
+			}
+		}
+		_, err := v.Verify(string(b), relay, now)
+		if (err == nil) != (string(b) == token) {
+			t.Errorf("%q: %v", b, err)
+		}
+		if _, err := v.Verify(string(b), node, now); err == nil {
+			t.Errorf("%q: accepted from an ingress that it is not for", b)
+		}
+	})
+}
+
 func BenchmarkSign(b *testing.B) {
 	ca, _ := setup(b)
 	s, g := signerOf(b, ca, relay), good()

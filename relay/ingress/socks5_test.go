@@ -145,3 +145,19 @@ func FuzzSocks5Request(f *testing.F) {
 		}
 	})
 }
+
+func FuzzSocks5Password(f *testing.F) {
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		user, password, err := readPassword(r)
+		if err != nil {
+			return
+		}
+		if read := len(b) - r.Len(); read != 3+len(user)+len(password) {
+			t.Errorf("%q: read %d bytes for %q and %q", b, read, user, password)
+		}
+		if run, err := runOf(user); err == nil && len(run) > maxRun {
+			t.Errorf("a run of %d bytes", len(run))
+		}
+	})
+}
