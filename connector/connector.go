@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net"
@@ -19,8 +18,16 @@ import (
 
 // Config is what a [Connector] needs. It is read once and never changed.
 type Config struct {
-	// File is the checked configuration.
+	// File is the checked configuration to start with.
 	File *config.Connector
+	// Path is the file that File was read from, which is watched; empty: none.
+	Path string
+	// Reload reads the configuration again; nil: it never changes.
+	Reload func() (*config.Connector, error)
+	// Hangup asks, by each value, to read it again; nil: nobody asks.
+	Hangup <-chan os.Signal
+	// Level is set to what a configuration says; nil: nobody follows it.
+	Level *slog.LevelVar
 	// Software names this program and its version to the relay: ebbgate/0.1.0.
 	Software string
 	// Environment looks up the variables that name a proxy; nil: os.Getenv.
@@ -72,8 +79,8 @@ func New(cfg Config) (*Connector, error) {
 	if cfg.Resolver == nil {
 		cfg.Resolver = net.DefaultResolver
 	}
-	if raw, err := json.Marshal(announced(cfg.File.Stores)); err != nil || len(raw) > maxAnnounced {
-		return nil, failure("config-invalid", "config", err, "spread them over several gateways, each with nodes of its own", "%d stores are more than a node can announce", len(cfg.File.Stores))
+	if err := announceable(cfg.File.Stores); err != nil {
+		return nil, err
 	}
 	proxy, err := newProxy(cfg.File, cfg.Environment, cfg.Logger)
 	if err != nil {

@@ -9,6 +9,11 @@
 // the state directory. [New] and [Connector.Run] then serve until the context
 // ends. [Status] asks the connector that runs on a state directory how it is.
 //
+// A configuration that changed takes the place of the one before while streams
+// go on: when its file changes, on Config.Hangup, and by [Reload]. Its stores
+// count from the next dial on, and are told to the relay at once; sessions move to
+// another way as soon as no stream is open. One that is wrong changes nothing.
+//
 // # Who has the last word
 //
 // The relay matches and routes, this package decides. A dial needs a grant that

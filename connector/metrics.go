@@ -8,6 +8,8 @@ type metrics struct {
 	dialSeconds prometheus.Histogram
 	sessions    *prometheus.GaugeVec   // by role
 	renewals    *prometheus.CounterVec // by result
+	reloads     *prometheus.CounterVec // by result
+	configGood  prometheus.Gauge
 }
 
 // newMetrics makes the counters and registers them; with nil they count
@@ -27,9 +29,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ebbgate_connector_renewals_total", Help: "Renewals of the node's certificate, by result.",
 		}, []string{"result"}),
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ebbgate_connector_reloads_total", Help: "Times that the configuration was read again, by result: ok, unchanged or refused.",
+		}, []string{"result"}),
+		configGood: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "ebbgate_connector_config_good", Help: "1 while the configuration that was read last is in force, 0 while it is refused.",
+		}),
 	}
+	m.configGood.Set(1)
 	if reg != nil {
-		reg.MustRegister(m.dials, m.dialSeconds, m.sessions, m.renewals)
+		reg.MustRegister(m.dials, m.dialSeconds, m.sessions, m.renewals, m.reloads, m.configGood)
 	}
 	return m
 }

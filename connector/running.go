@@ -30,7 +30,10 @@ type running struct {
 	node         *bundle.Node
 	since        time.Time
 
-	set atomic.Pointer[settings] // what is in force
+	set atomic.Pointer[settings] // what is in force; put replaces it
+
+	questions               chan question
+	againControl, againBulk chan struct{} // ask the keepers of the sessions
 
 	// each guards itself
 	sessions *sessions
@@ -43,6 +46,9 @@ type running struct {
 	last      *Failure               // what went wrong last
 	notBefore time.Time              // of the next attempt, as the relay asked
 	taken     map[tunnel.Link]*route // by links that are not served yet
+	replaced  chan struct{}          // closed when set is replaced
+	refused   *Failure               // why the newest configuration is not in force
+	restart   []string               // keys that wait for a restart
 }
 
 func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Saved) (*running, error) {
@@ -54,6 +60,7 @@ func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Sav
 	r := &running{
 		Connector: c, dir: dir, registration: reg, memory: newCarrierMemory(dir, c.logger), id: id, clock: clk, guards: new(guards),
 		since: time.Now().UTC(), sessions: newSessions(), looked: make(chan struct{}), taken: make(map[tunnel.Link]*route),
+		questions: make(chan question), againControl: make(chan struct{}, 1), againBulk: make(chan struct{}, 1), replaced: make(chan struct{}),
 	}
 	r.set.Store(r.newSettings(c.cfg.File, c.proxy))
 	r.gate = &gate{
@@ -76,6 +83,8 @@ func (r *running) run(ctx context.Context) error {
 	group.Go(func() error { return r.serveStatus(broken) })
 	group.Go(func() error { return r.watch(broken) })
 	group.Go(func() error { return r.renew(broken) })
+	group.Go(func() error { return r.keepConfig(broken) })
+	group.Go(func() error { return r.move(broken) })
 	group.Go(func() error { return r.keepControl(broken) })
 	group.Go(func() error { return r.keepBulk(broken) })
 	select {
@@ -105,7 +114,7 @@ func (r *running) serveStatus(ctx context.Context) error {
 		r.logger.Warn("there is no status socket: ebbgate connector status will not work", "error", err)
 		return nil
 	}
-	(&statusServer{report: r.report, logger: r.logger}).run(ctx, ln)
+	(&statusServer{report: r.report, reload: r.askReload, logger: r.logger}).run(ctx, ln)
 	return nil
 }
 
@@ -119,12 +128,12 @@ func (r *running) report() *Report {
 		Relay: hostPort(set.route.to), Sessions: []SessionReport{}, Stores: []StoreReport{},
 		Proxy: proxy.Proxy, ProxyAuth: string(proxy.Auth), ProxyRefused: proxy.Refused,
 		CertificateExpires: r.id.expires(), CertificateUnsaved: unsaved,
-		Runs: r.gate.runs.active(), Streams: r.node.Streams(),
+		Runs: r.gate.runs.active(), Streams: r.node.Streams(), Config: r.configReport(),
 	}
 	for _, e := range r.sessions.all() {
 		s := SessionReport{
 			Role: e.role, Carrier: string(e.session.Link().Carrier()), Relay: e.relay, Remote: e.session.Link().RemoteAddr().String(),
-			Since: e.since, RTTMillis: millis(e.session.RTT()),
+			Proxy: e.route.proxy.Status().Proxy, Since: e.since, RTTMillis: millis(e.session.RTT()),
 		}
 		rep.Sessions = append(rep.Sessions, s)
 		if e.role == tunnel.RoleControl {

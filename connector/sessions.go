@@ -55,6 +55,18 @@ func (s *sessions) all() []*entry {
 	return slices.Clone(s.list)
 }
 
+// newest is the newest session of a role, or nil.
+func (s *sessions) newest(role string) (newest *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.list {
+		if e.role == role {
+			newest = e
+		}
+	}
+	return newest
+}
+
 // control is the newest control session, or nil; changed is closed at the next
 // change.
 func (s *sessions) control() (session *tunnel.Session, changed <-chan struct{}) {
@@ -83,7 +95,7 @@ var errBusy = errors.New("connector: streams are open, the carrier stays")
 // keepControl keeps the control session up, on the best carrier.
 func (r *running) keepControl(ctx context.Context) error {
 	k := &tunnel.Keeper{
-		Dial: r.dial, Better: r.better,
+		Dial: r.dial, Better: r.better, Again: r.againControl,
 		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
 			return r.serve(ctx, link, tunnel.RoleControl, up)
 		},
@@ -123,6 +135,13 @@ func (r *running) keepBulkOn(ctx context.Context, carrier tunnel.Carrier) error 
 			}
 			return r.take(func(route *route) (tunnel.Link, error) { return route.way.DialCarrier(ctx, carrier) })
 		},
+		Better: func(ctx context.Context, _ tunnel.Carrier) (tunnel.Link, error) {
+			if !r.outdated(tunnel.RoleBulk) || r.outdated(tunnel.RoleControl) || r.node.Streams() > 0 {
+				return nil, nil // the control session goes first: it may have another carrier then
+			}
+			return r.replacement(ctx, func(route *route) (tunnel.Link, error) { return route.way.DialCarrier(ctx, carrier) })
+		},
+		Again: r.againBulk,
 		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
 			return r.serve(ctx, link, tunnel.RoleBulk, up)
 		},
@@ -199,10 +218,14 @@ func (r *running) dial(ctx context.Context) (tunnel.Link, error) {
 	return r.take(func(route *route) (tunnel.Link, error) { return route.way.Dial(ctx) })
 }
 
-// better makes a link on a better carrier than the current one, if there is one.
+// better makes a link on a better carrier than the current one, if there is one,
+// or on the way of a changed configuration.
 func (r *running) better(ctx context.Context, current tunnel.Carrier) (tunnel.Link, error) {
 	if r.node.Streams() > 0 {
 		return nil, errBusy
+	}
+	if r.outdated(tunnel.RoleControl) {
+		return r.replacement(ctx, func(route *route) (tunnel.Link, error) { return route.way.Dial(ctx) })
 	}
 	return r.take(func(route *route) (tunnel.Link, error) { return route.way.Better(ctx, current) })
 }
@@ -210,8 +233,9 @@ func (r *running) better(ctx context.Context, current tunnel.Carrier) (tunnel.Li
 // serve runs a session over a link until it is over.
 func (r *running) serve(ctx context.Context, link tunnel.Link, role string, up func()) error {
 	route := r.routeOf(link)
+	said := r.set.Load()
 	s := tunnel.NewSession(link, tunnel.SessionConfig{
-		Initiator: true, Hello: r.hello(role), Handle: r.handle, Lane: r.lane, Logger: r.logger,
+		Initiator: true, Hello: r.hello(role, said.file.Stores), Handle: r.handle, Lane: r.lane, Logger: r.logger,
 	})
 	start := time.Now()
 	hello, err := s.Start(ctx)
@@ -221,8 +245,7 @@ func (r *running) serve(ctx context.Context, link tunnel.Link, role string, up f
 	if offset := r.clock.set(hello.Time, start); offset.Abs() > time.Minute {
 		r.logger.Warn("the clocks differ: the relay's is assumed to be right", "relay_minus_here", offset.Round(time.Second))
 	}
-	previous, _ := r.sessions.control()
-	if role == tunnel.RoleControl && previous != nil && r.node.Streams() > 0 {
+	if r.sessions.newest(role) != nil && r.node.Streams() > 0 {
 		_ = s.Close("streams are open")
 		return errBusy
 	}
@@ -238,6 +261,7 @@ func (r *running) serve(ctx context.Context, link tunnel.Link, role string, up f
 	if role == tunnel.RoleControl {
 		r.tellReady(link, route)
 		beats.Go(func() { r.beat(inner, s, hello) })
+		beats.Go(func() { r.announce(inner, s, said) })
 	}
 	err = s.Run(ctx)
 	cancel()
@@ -251,10 +275,10 @@ func (r *running) serve(ctx context.Context, link tunnel.Link, role string, up f
 }
 
 // hello is what this node says first.
-func (r *running) hello(role string) tunnel.Hello {
+func (r *running) hello(role string, stores []config.Store) tunnel.Hello {
 	h := tunnel.Hello{Role: role, Incarnation: r.incarnationText(), Software: r.cfg.Software}
 	if role == tunnel.RoleControl {
-		h.Stores = announced(r.set.Load().file.Stores)
+		h.Stores = announced(stores)
 	}
 	return h
 }

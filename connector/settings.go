@@ -1,6 +1,7 @@
 package connector
 
 import (
+	"sync"
 	"time"
 
 	"github.com/ebbgate/ebbgate/config"
@@ -15,6 +16,9 @@ type settings struct {
 	stores map[string]config.Store // by name
 	loaded time.Time
 	route  *route
+	told   chan struct{} // closed once the relay knows the stores
+	// announced closes told; any number of times.
+	announced func()
 }
 
 // route is how the relay is reached.
@@ -25,11 +29,10 @@ type route struct {
 	back  *tunnel.Dialer // without one
 }
 
-// newSettings makes what a configuration needs. was are the settings that it
-// comes after: a route that stays the same stays the same one; nil: there are
-// none.
+// newSettings makes what a configuration needs.
 func (r *running) newSettings(file *config.Connector, proxy *proxycfg.Proxy) *settings {
-	s := &settings{file: file, stores: make(map[string]config.Store, len(file.Stores)), loaded: time.Now().UTC()}
+	s := &settings{file: file, stores: make(map[string]config.Store, len(file.Stores)), loaded: time.Now().UTC(), told: make(chan struct{})}
+	s.announced = sync.OnceFunc(func() { close(s.told) })
 	for _, st := range file.Stores {
 		s.stores[st.Name] = st
 	}
@@ -40,6 +43,23 @@ func (r *running) newSettings(file *config.Connector, proxy *proxycfg.Proxy) *se
 		back: newWay(file, to, proxy, r.memory, r.id.returnTLS, r.logger),
 	}
 	return s
+}
+
+// put puts settings in force.
+func (r *running) put(s *settings) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.set.Store(s)
+	close(r.replaced)
+	r.replaced = make(chan struct{})
+}
+
+// latest are the settings that are in force; changed is closed when they are not
+// any more.
+func (r *running) latest() (set *settings, changed <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.set.Load(), r.replaced
 }
 
 // route is the one to take from now on.

@@ -39,7 +39,8 @@ type Report struct {
 	Runs               int           `json:"runs"`
 	Streams            int           `json:"streams"`
 	// LastError is what went wrong last, also if it is over.
-	LastError *Failure `json:"last_error,omitempty"`
+	LastError *Failure     `json:"last_error,omitempty"`
+	Config    ConfigReport `json:"config"`
 }
 
 // SessionReport is one session that is up.
@@ -48,6 +49,7 @@ type SessionReport struct {
 	Carrier   string    `json:"carrier"`
 	Relay     string    `json:"relay"` // the relay's identity
 	Remote    string    `json:"remote"`
+	Proxy     string    `json:"proxy"` // host:port; empty: none
 	Since     time.Time `json:"since"`
 	RTTMillis float64   `json:"rtt_ms"`
 }
@@ -81,6 +83,7 @@ func failureOf(err error, now time.Time) *Failure {
 // reachable for the connector's own user alone.
 const (
 	questionStatus = "status"
+	questionReload = "reload"
 	maxQuestion    = 64      // bytes
 	maxAnswer      = 1 << 20 // bytes
 	statusTimeout  = 5 * time.Second
@@ -90,6 +93,7 @@ const (
 // statusServer answers on the status socket.
 type statusServer struct {
 	report func() *Report
+	reload func(context.Context) (*Changes, error)
 	logger *slog.Logger
 }
 
@@ -166,38 +170,79 @@ func (s *statusServer) answer(ctx context.Context, conn net.Conn) {
 	if err != nil {
 		return
 	}
-	if question != questionStatus+"\n" {
+	switch question {
+	case questionStatus + "\n":
+		_ = json.NewEncoder(conn).Encode(s.report())
+	case questionReload + "\n":
+		var a reloadAnswer
+		_ = conn.SetDeadline(time.Time{}) // the reload has its own
+		changes, err := s.reload(ctx)
+		if a.Changes = changes; err != nil {
+			a.Error = failureOf(err, time.Now().UTC())
+		}
+		_ = conn.SetDeadline(time.Now().Add(statusTimeout))
+		_ = json.NewEncoder(conn).Encode(a)
+	default:
 		_, _ = io.WriteString(conn, "{}\n")
-		return
 	}
-	_ = json.NewEncoder(conn).Encode(s.report())
+}
+
+// reloadAnswer is the answer to questionReload: one of the two.
+type reloadAnswer struct {
+	Changes *Changes `json:"changes,omitempty"`
+	Error   *Failure `json:"error,omitempty"`
 }
 
 // Status asks the connector that runs on stateDir how it is.
 func Status(ctx context.Context, stateDir string) (*Report, error) {
+	r := new(Report)
+	if err := ask(ctx, stateDir, questionStatus, statusTimeout, r); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Reload has the connector that runs on stateDir read its configuration again,
+// and tells what changed. Where it refuses the configuration, the one before
+// stays in force, and the error is what the connector found.
+func Reload(ctx context.Context, stateDir string) (*Changes, error) {
+	var a reloadAnswer
+	err := ask(ctx, stateDir, questionReload, reloadTimeout+announceTimeout+statusTimeout, &a)
+	switch {
+	case err != nil:
+		return nil, err
+	case a.Error != nil:
+		return nil, &Error{code: a.Error.Code, hop: a.Error.Hop, message: a.Error.Message, advice: a.Error.Advice}
+	case a.Changes == nil:
+		return nil, failure("reload-unavailable", "node", nil, "restart it", "the connector on %s does not know how to read its configuration again", stateDir)
+	}
+	return a.Changes, nil
+}
+
+// ask asks the connector that runs on stateDir.
+func ask(ctx context.Context, stateDir, question string, timeout time.Duration, answer any) error {
 	path, err := statusPath(stateDir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return nil, failure("status-unavailable", "config", err, "ask as the user that the connector runs as, or as root", "this user may not ask the connector at %s", path)
+		return failure("status-unavailable", "config", err, "ask as the user that the connector runs as, or as root", "this user may not ask the connector at %s", path)
 	case err != nil:
-		return nil, failure("connector-not-running", "node", err, "start it: ebbgate connector run --config connector.yaml; is state_dir the one that it uses?",
+		return failure("connector-not-running", "node", err, "start it: ebbgate connector run --config connector.yaml; is state_dir the one that it uses?",
 			"no connector runs on the state directory %s", stateDir)
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	_ = conn.SetDeadline(time.Now().Add(statusTimeout))
-	r := new(Report)
-	_, err = io.WriteString(conn, questionStatus+"\n")
+	_ = conn.SetDeadline(time.Now().Add(timeout))
+	_, err = io.WriteString(conn, question+"\n")
 	if err == nil {
-		err = json.NewDecoder(io.LimitReader(conn, maxAnswer)).Decode(r)
+		err = json.NewDecoder(io.LimitReader(conn, maxAnswer)).Decode(answer)
 	}
 	if err != nil {
-		return nil, failure("status-unavailable", "node", err, "try again; if it stays so, restart the connector", "the connector on %s does not answer: %v", stateDir, err)
+		return failure("status-unavailable", "node", err, "try again; if it stays so, restart the connector", "the connector on %s does not answer: %v", stateDir, err)
 	}
-	return r, nil
+	return nil
 }

@@ -22,7 +22,7 @@ const (
 // watch keeps the guards' addresses fresh until ctx ends. Behind a proxy the
 // relay's name may not resolve here; then its name guards alone.
 func (r *running) watch(ctx context.Context) error {
-	r.look(ctx)
+	r.look(ctx, r.route())
 	close(r.looked)
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
@@ -31,13 +31,12 @@ func (r *running) watch(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			r.look(ctx)
+			r.look(ctx, r.route())
 		}
 	}
 }
 
-func (r *running) look(ctx context.Context) {
-	route := r.route()
+func (r *running) look(ctx context.Context, route *route) {
 	for _, port := range []int{route.to.TLS, route.to.HTTP} {
 		if port != 0 {
 			r.guard(ctx, config.SpecialRelay, route.to.Host, port)

@@ -75,6 +75,18 @@ func (n *node) stores() []tunnel.StoreInfo {
 	return n.hello.Stores // never changed, only replaced
 }
 
+// configure takes over a changed configuration, where s is the node's control
+// session.
+func (n *node) configure(s *tunnel.Session, c tunnel.NodeConfig) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.control != s {
+		return false
+	}
+	n.hello.Stores = c.Stores
+	return true
+}
+
 // jobKey names a job.
 type jobKey struct{ tenant, job string }
 

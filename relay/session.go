@@ -139,6 +139,24 @@ func (v *visit) announce(ctx context.Context, record state.Node, stores []tunnel
 	}
 }
 
+// configure takes over what a node says of itself after its configuration
+// changed.
+func (v *visit) configure(ctx context.Context, c tunnel.NodeConfig) error {
+	if len(c.Stores) > maxStores {
+		return failure("protocol-violation", "node", "use the same version at both ends", "a configuration with %d stores", len(c.Stores))
+	}
+	record, err := v.r.state.Node(v.identity.Tenant, v.identity.Gateway, v.identity.Name)
+	if err != nil {
+		return err
+	}
+	if !v.node.configure(v.session, c) {
+		return failure("session-superseded", "node", "", "a newer session of node %s/%s is there", v.identity.Gateway, v.identity.Name)
+	}
+	v.announce(ctx, record, c.Stores)
+	v.r.log.Info("a node's stores changed", "node", v.identity.String(), "stores", len(c.Stores))
+	return nil
+}
+
 // part takes the session out of the registry.
 func (v *visit) part(reason string) {
 	if v.node != nil {
@@ -172,6 +190,12 @@ func (v *visit) handle(ctx context.Context, s *tunnel.Session, typ string, body 
 		v.node.report = h
 		v.node.mu.Unlock()
 		return nil, nil
+	case typ == tunnel.TypeConfig && v.node != nil && v.role == tunnel.RoleControl:
+		var c tunnel.NodeConfig
+		if err := decode(typ, body, &c); err != nil {
+			return nil, err
+		}
+		return nil, v.configure(ctx, c)
 	case typ == tunnel.TypeRenewCert && v.node != nil:
 		var req tunnel.RenewCert
 		if err := decode(typ, body, &req); err != nil {

@@ -19,6 +19,7 @@ const (
 	TypeGrant     = "grant"      // from a client, GrantRequest
 	TypeRenewCert = "renew-cert" // from a node, RenewCert
 	TypeRevoked   = "revoked"    // to a node, Revoked
+	TypeConfig    = "config"     // from a node, NodeConfig
 	TypeDrain     = "drain"      // either way, Drain
 	TypeEnrol     = "enrol"      // from a newcomer, Enrol
 	TypeError     = "error"      // answer or farewell, Error
@@ -29,6 +30,7 @@ var replies = map[string]string{
 	TypePing:      "pong",
 	TypeGrant:     "granted",
 	TypeRenewCert: "renewed-cert",
+	TypeConfig:    "configured",
 	TypeEnrol:     "enrolled",
 }
 
@@ -127,6 +129,11 @@ type RenewedCert struct {
 // Revoked tells a node that a job may not dial any more.
 type Revoked struct {
 	Job string `json:"job"`
+}
+
+// NodeConfig tells what a node's hello said and is different since.
+type NodeConfig struct {
+	Stores []StoreInfo `json:"stores"` // all of them
 }
 
 // Drain tells that the sender stops: no new dials; reconnect after so long.

@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,15 +18,21 @@ import (
 )
 
 func (a *app) connector() *cobra.Command {
-	return a.group("connector", "The side inside the company network", a.connectorRegister(), a.connectorRun(), a.connectorStatus())
+	return a.group("connector", "The side inside the company network", a.connectorRegister(), a.connectorRun(), a.connectorStatus(), a.connectorReload())
 }
 
 // connectorConfig adds --config and a flag for each key but those that the
 // command has for itself.
 func connectorConfig(cmd *cobra.Command) (load func() (*config.Connector, error)) {
-	file := cmd.Flags().String("config", "", "connector.yaml")
+	_, load = connectorFile(cmd)
+	return load
+}
+
+// connectorFile is the same for a command that wants the file's path, too.
+func connectorFile(cmd *cobra.Command) (file *string, load func() (*config.Connector, error)) {
+	file = cmd.Flags().String("config", "", "connector.yaml")
 	config.ConnectorFlags(cmd.Flags())
-	return func() (*config.Connector, error) {
+	return file, func() (*config.Connector, error) {
 		return config.LoadConnector(config.Options{File: *file, Flags: cmd.Flags()})
 	}
 }
@@ -73,24 +82,69 @@ func (a *app) connectorRun() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "run", Short: "Serve this node's stores",
 		Long: `Serve this node's stores until SIGTERM or SIGINT. Prints one line "ready {json}"
-when the first session to the relay is up.`,
+when the first session to the relay is up.
+
+The configuration is read again when its file changes, on SIGHUP, and by ebbgate
+connector reload; no stream ends by that. One that is wrong is refused, and the
+one before stays in force.`,
 		Example: "  ebbgate connector run --config connector.yaml", Args: noArgs,
 	}
-	load := connectorConfig(cmd)
+	path, load := connectorFile(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		file, err := load()
 		if err != nil {
 			return err
 		}
-		logger, _ := a.log(file.Log)
+		logger, level := a.log(file.Log)
+		hangup := make(chan os.Signal, 1)
+		signal.Notify(hangup, syscall.SIGHUP)
+		defer signal.Stop(hangup)
 		c, err := connector.New(connector.Config{
-			File: file, Software: software(), Logger: logger, Registry: prometheus.NewRegistry(),
+			File: file, Path: *path, Reload: load, Hangup: hangup, Level: level,
+			Software: software(), Logger: logger, Registry: prometheus.NewRegistry(),
 			Ready: func(r connector.Ready) { a.ready(r) },
 		})
 		if err != nil {
 			return err
 		}
 		return c.Run(cmd.Context())
+	}
+	return cmd
+}
+
+func (a *app) connectorReload() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "reload", Short: "Have the connector that runs here read its configuration again",
+		Long: `Have the connector that runs on this machine read its configuration again, as a
+changed file and SIGHUP do, and print what changed. Streams that are open go on,
+those of a store that is gone, too.
+
+A configuration that is wrong is refused with its file, line and key, the one
+before stays in force, and the exit code is 1. A new way to the relay (relay,
+carriers, proxy) is used at once where there is no session, else as soon as no
+stream is open. state_dir and log.format need a restart.
+
+The connector reads the file that it was started with; --config or --state-dir
+only says where it runs.`,
+		Example: `  ebbgate connector reload --config connector.yaml
+  ebbgate connector reload --state-dir /var/lib/ebbgate-connector --json`,
+		Args: noArgs,
+	}
+	load := connectorConfig(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		dir := cmd.Flags().Lookup("state-dir").Value.String()
+		if dir == "" { // else the file, which may be wrong, is not needed
+			file, err := load()
+			if err != nil {
+				return err
+			}
+			dir = file.StateDir
+		}
+		c, err := connector.Reload(cmd.Context(), dir)
+		if err != nil {
+			return err
+		}
+		return a.print(c, c.Text)
 	}
 	return cmd
 }
@@ -126,6 +180,16 @@ func statusText(r *connector.Report) string {
 		{"round trip", strconv.FormatFloat(r.RTTMillis, 'f', 1, 64) + " ms"},
 		{"certificate", "until " + shortTime(r.CertificateExpires)},
 		{"streams", fmt.Sprintf("%d in %d runs", r.Streams, r.Runs)},
+		{"configuration", dash(r.Config.File) + " of " + shortTime(r.Config.Loaded)},
+	}
+	if e := r.Config.Error; e != nil {
+		rows = append(rows, []string{"", shortTime(e.Time) + " refused, the one before is in force: " + strings.ReplaceAll(e.Message, "\n", "; ")}, []string{"", e.Advice})
+	}
+	if len(r.Config.Restart) > 0 {
+		rows = append(rows, []string{"", "a restart is needed for " + strings.Join(r.Config.Restart, ", ")})
+	}
+	if r.Config.Moving {
+		rows = append(rows, []string{"", "the session uses the way before; it moves as soon as no stream is open"})
 	}
 	for _, s := range r.Sessions {
 		rows = append(rows, []string{"session", fmt.Sprintf("%s over %s to %s since %s", s.Role, s.Carrier, s.Remote, shortTime(s.Since))})

@@ -64,6 +64,7 @@ func TestFlags(t *testing.T) {
 		"ebbgate connector register":     "config relay key-file name state-dir proxy-mode proxy-url",
 		"ebbgate connector run":          "config state-dir",
 		"ebbgate connector status":       "config state-dir",
+		"ebbgate connector reload":       "config state-dir",
 		"ebbgate gateway create":         "config api tenant",
 		"ebbgate gateway list":           "config api tenant",
 		"ebbgate gateway keys":           "config api tenant",
