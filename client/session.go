@@ -264,6 +264,7 @@ func (c *Client) dialer(config func() *tls.Config) *tunnel.Dialer {
 			return u != nil, err
 		},
 		Explain: c.proxy.Explain,
+		Upgrade: c.proxy.Upgrade,
 		Memory:  &c.memory,
 		Logger:  c.log,
 	}

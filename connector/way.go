@@ -48,6 +48,7 @@ func newWay(file *config.Connector, to config.Endpoint, proxy *proxycfg.Proxy, m
 			return u != nil, err
 		},
 		Explain: proxy.Explain,
+		Upgrade: proxy.Upgrade,
 		Memory:  memory,
 		Logger:  logger,
 	}

@@ -15,10 +15,7 @@ const (
 	sniffed          = 5         // len("HTTP/")
 )
 
-var (
-	errHeaderTooLarge = errors.New("header too large")
-	connectRequest    = &http.Request{Method: http.MethodConnect}
-)
+var errHeaderTooLarge = errors.New("header too large")
 
 // notHTTPError is an answer that is not HTTP.
 type notHTTPError struct{ seen string }
@@ -27,22 +24,24 @@ func (e *notHTTPError) Error() string { return "not HTTP: " + quote(e.seen) }
 
 // answerReader reads a proxy's answers off one connection.
 type answerReader struct {
+	asked *http.Request // its method
 	limit io.LimitedReader
 	br    *bufio.Reader
 }
 
-func newAnswerReader(r io.Reader) *answerReader {
-	a := &answerReader{limit: io.LimitedReader{R: r}}
+func newAnswerReader(r io.Reader, method string) *answerReader {
+	a := &answerReader{asked: &http.Request{Method: method}, limit: io.LimitedReader{R: r}}
 	a.br = bufio.NewReader(&a.limit)
 	return a
 }
 
-// answer is one final answer to a CONNECT.
+// answer is one final answer to a request.
 type answer struct {
 	status  int
 	line    string // HTTP/1.1 407 Proxy Authentication Required
 	detail  string // what the proxy said beyond the status line
 	offers  []challenge
+	header  http.Header
 	closing bool // the connection cannot be used again
 	page    bool // a web page came, not a tunnel
 	body    io.Reader
@@ -92,7 +91,7 @@ func (r *answerReader) readOne() (*answer, error) {
 	}
 	start, _ := r.br.Peek(min(r.br.Buffered(), maxQuoted))
 	seen, _, _ := strings.Cut(string(start), "\n")
-	resp, err := http.ReadResponse(r.br, connectRequest)
+	resp, err := http.ReadResponse(r.br, r.asked)
 	if err != nil {
 		var stopped interface{ Timeout() bool }
 		switch {
@@ -109,6 +108,7 @@ func (r *answerReader) readOne() (*answer, error) {
 		status: resp.StatusCode,
 		line:   resp.Proto + " " + resp.Status,
 		offers: parseChallenges(resp.Header.Values("Proxy-Authenticate")),
+		header: resp.Header,
 		body:   resp.Body,
 	}
 	unbounded := resp.ContentLength < 0 && len(resp.TransferEncoding) == 0

@@ -1,5 +1,6 @@
 // Package proxycfg decides whether a connection goes through an HTTP proxy, and
-// takes it through: CONNECT with Basic or NTLMv2.
+// takes it through: CONNECT, or an upgrade of a plain request, with Basic or
+// NTLMv2.
 //
 // # Use
 //
@@ -12,6 +13,9 @@
 // The connection that DialContext returns is a [*net.TCPConn], unless the proxy
 // sent bytes of the destination together with its answer; then it is a wrapper
 // whose Unwrap method gives both. Nothing of this package is left running.
+//
+// Where a proxy refuses CONNECT to a port of plain HTTP, [Proxy.Upgrade] asks it
+// for a WebSocket in the way of any other request.
 //
 // A proxy's 200 does not mean that the destination was reached. When the first
 // read afterwards fails, [Proxy.Explain] puts that into words.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +35,7 @@ const (
 	CodeProxyUnavailable  = "proxy-unavailable"        // (proxy) 503
 	CodeProxyGatewayTime  = "proxy-gateway-timeout"    // (proxy) 504
 	CodeProxyStatus       = "proxy-status"             // (proxy) any other status
+	CodeUpgradeRefused    = "upgrade-refused"          // (proxy) any other status but 101 to an upgrade
 	CodeTunnelSilent      = "proxy-tunnel-silent"      // (proxy) 200, then nothing; see Proxy.Explain
 	CodeTunnelClosed      = "proxy-tunnel-closed"      // (proxy) 200, then the end
 	CodeTunnelGarbage     = "proxy-tunnel-garbage"     // (proxy) 200, then not TLS
@@ -168,9 +170,9 @@ func errContext(ctx context.Context, what string) *Error {
 }
 
 // errExchange is an exchange with the proxy that ended without an HTTP answer.
-func errExchange(ctx context.Context, proxy, target string, err error, took time.Duration) *Error {
+func errExchange(ctx context.Context, proxy string, req *request, err error, took time.Duration) *Error {
 	e := &Error{hop: hopProxy, Proxy: proxy, err: err}
-	asked := " to CONNECT " + target
+	asked := " to " + req.what
 	var seen *notHTTPError
 	var ne net.Error
 	switch {
@@ -190,7 +192,7 @@ func errExchange(ctx context.Context, proxy, target string, err error, took time
 			e.err = ctx.Err()
 		}
 		e.code, e.message = CodeProxyTimeout, fmt.Sprintf("did not answer%s within %s", asked, took.Round(100*time.Millisecond))
-		e.advice = "the proxy is overloaded, or cannot reach the destination: ask the network team to allow CONNECT to " + target
+		e.advice = "the proxy is overloaded, or cannot reach the destination: ask the network team to allow " + req.wish
 	default:
 		e.code, e.message = CodeProxyClosed, "closed the connection without an answer"+asked
 		e.advice = "check that this is the proxy's port, and ask the network team whether it closes what it does not allow"
@@ -200,16 +202,23 @@ func errExchange(ctx context.Context, proxy, target string, err error, took time
 }
 
 // errStatus is an answer that is neither success nor 407.
-func errStatus(proxy, target string, a *answer) *Error {
+func errStatus(proxy string, req *request, a *answer) *Error {
+	target := req.target
 	e := &Error{
 		hop: hopProxy, Proxy: proxy, StatusCode: a.status,
-		message: "proxycfg: proxy " + proxy + " answered " + quote(a.line) + " to CONNECT " + target,
+		message: "proxycfg: proxy " + proxy + " answered " + quote(a.line) + " to " + req.what,
 	}
 	if a.detail != "" {
 		e.message += " (" + a.detail + ")"
 	}
-	askFor := "ask the network team to allow CONNECT to " + target + " on proxy " + proxy
+	askFor := "ask the network team to allow " + req.wish + " on proxy " + proxy
+	if req.method != http.MethodConnect {
+		askFor += ", with its Upgrade to WebSocket"
+	}
 	switch {
+	case req.method != http.MethodConnect && a.status != 403 && a.status < 500:
+		e.code = CodeUpgradeRefused
+		e.advice = "the proxy, or what answers behind it, makes no WebSocket of it: " + askFor
 	case a.status/100 == 2:
 		e.code, e.message = CodeProxyPage, e.message+" with a web page in place of a tunnel"
 		e.advice = "this is a web server or a login portal and not a proxy: check the proxy's host and port, or log in"

@@ -174,7 +174,7 @@ func TestSilentProxy(t *testing.T) {
 				}}
 				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 				defer cancel()
-				_, err := pipeUpstream(s.reach()).dial(ctx, target)
+				_, err := pipeUpstream(s.reach()).dial(ctx, connectTo(target))
 				e := wantCode(t, err, CodeProxyTimeout)
 				if !e.Timeout() || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(e.Error(), "did not answer to CONNECT "+target+" within 3s") {
 					t.Errorf("%v", e)

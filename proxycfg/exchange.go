@@ -22,7 +22,7 @@ const (
 type exchange struct {
 	conn    net.Conn
 	answers *answerReader
-	target  string
+	req     *request
 
 	attempt atomic.Bool // an attempt was sent whose outcome matters
 	stop    func() bool
@@ -30,9 +30,9 @@ type exchange struct {
 }
 
 // newExchange takes conn over. When ctx ends, what is read or written ends too.
-func newExchange(ctx context.Context, conn net.Conn, target string) *exchange {
+func newExchange(ctx context.Context, conn net.Conn, req *request) *exchange {
 	x := &exchange{
-		conn: conn, answers: newAnswerReader(conn), target: target,
+		conn: conn, answers: newAnswerReader(conn, req.method), req: req,
 		expired: make(chan struct{}),
 	}
 	x.stop = context.AfterFunc(ctx, x.expire)
@@ -58,20 +58,13 @@ func (x *exchange) settle() bool {
 	return false
 }
 
-// send writes one CONNECT.
+// send writes the request once.
 func (x *exchange) send(authorization string) error {
-	request := "CONNECT " + x.target + " HTTP/1.1\r\n" +
-		"Host: " + x.target + "\r\n" +
-		"User-Agent: Ebbgate\r\n" +
-		"Proxy-Connection: Keep-Alive\r\n"
-	if authorization != "" {
-		request += "Proxy-Authorization: " + authorization + "\r\n"
-	}
-	_, err := x.conn.Write([]byte(request + "\r\n"))
+	_, err := x.conn.Write([]byte(x.req.text(authorization)))
 	return err
 }
 
-// ask writes one CONNECT and reads its answer.
+// ask writes the request once and reads its answer.
 func (x *exchange) ask(authorization string) (*answer, error) {
 	if err := x.send(authorization); err != nil {
 		return nil, err
@@ -79,7 +72,7 @@ func (x *exchange) ask(authorization string) (*answer, error) {
 	return x.answers.read()
 }
 
-// release gives the connection, which is a tunnel now, to the caller. An error
+// release gives the connection, which is what was asked for now, to the caller. An error
 // is the context's, and the connection is closed.
 func (x *exchange) release(ctx context.Context) (net.Conn, error) {
 	if !x.settle() {

@@ -122,7 +122,8 @@ func (f *fakeProxy) serve(c net.Conn) {
 		f.mu.Lock()
 		f.requests++
 		f.mu.Unlock()
-		if req.Method != http.MethodConnect || req.RequestURI != req.Host {
+		upgrade := req.Method == http.MethodGet && req.RequestURI == "http://relay.example.com/tunnel" && req.Host == "relay.example.com" && req.Header.Get("Upgrade") == "websocket"
+		if !upgrade && (req.Method != http.MethodConnect || req.RequestURI != req.Host) {
 			f.t.Errorf("proxy got %s %s with Host %s", req.Method, req.RequestURI, req.Host)
 			return
 		}
@@ -130,7 +131,7 @@ func (f *fakeProxy) serve(c net.Conn) {
 		switch scheme {
 		case "":
 			if len(f.offers) == 0 {
-				f.tunnel(c, br)
+				f.tunnel(c, br, req.Method)
 				return
 			}
 			if !f.deny(c, f.offers, f.keepAliveOff) {
@@ -143,7 +144,7 @@ func (f *fakeProxy) serve(c net.Conn) {
 				return
 			}
 			if f.offering("basic") && strings.HasSuffix(user, f.account.user) && password == f.account.password {
-				f.tunnel(c, br)
+				f.tunnel(c, br, req.Method)
 				return
 			}
 			if !f.deny(c, f.offers, f.keepAliveOff) {
@@ -169,7 +170,7 @@ func (f *fakeProxy) serve(c net.Conn) {
 					return
 				}
 				if err := f.account.check(m); err == nil {
-					f.tunnel(c, br)
+					f.tunnel(c, br, req.Method)
 					return
 				}
 				if !f.deny(c, f.offers, f.keepAliveOff) {
@@ -227,12 +228,16 @@ func (f *fakeProxy) deny(c net.Conn, offers []string, hangUp bool) bool {
 	return err == nil && !hangUp
 }
 
-func (f *fakeProxy) tunnel(c net.Conn, br *bufio.Reader) {
+func (f *fakeProxy) tunnel(c net.Conn, br *bufio.Reader, method string) {
 	if f.status != "" {
 		_, _ = io.WriteString(c, "HTTP/1.1 "+f.status+"\r\nContent-Length: 0\r\n\r\n")
 		return
 	}
-	_, _ = io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n"+f.early)
+	answer := "200 Connection established\r\n"
+	if method == http.MethodGet {
+		answer = "101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Test: far end\r\n"
+	}
+	_, _ = io.WriteString(c, "HTTP/1.1 "+answer+"\r\n"+f.early)
 	_, _ = io.Copy(c, br)
 }
 

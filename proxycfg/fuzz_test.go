@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 )
@@ -25,7 +26,7 @@ func FuzzAnswer(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		src := &countingReader{r: strings.NewReader(string(data))}
-		r := newAnswerReader(src)
+		r := newAnswerReader(src, http.MethodConnect)
 		a, err := r.read()
 		if limit := maxInformational*maxHeader + 8<<10; src.n > limit {
 			t.Errorf("read %d bytes", src.n)
@@ -40,7 +41,7 @@ func FuzzAnswer(f *testing.F) {
 		if a.status < 101 || a.status > 999 || a.tunnel() && a.status/100 != 2 {
 			t.Errorf("status %d", a.status)
 		}
-		_ = errStatus("p", "t", a).Error()
+		_ = errStatus("p", connectTo("t"), a).Error()
 		_ = offered(a.offers)
 		before := src.n
 		if ok, err := r.drain(a); ok && (err != nil || a.closing) {

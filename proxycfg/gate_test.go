@@ -177,7 +177,7 @@ func TestNoAttemptOutOfTurn(t *testing.T) {
 			}}
 			u := pipeUpstream(s.reach())
 			p := tc.pass(&u.gate, u.source.last)
-			conn, v, err := u.attempt(t.Context(), target, p)
+			conn, v, err := u.attempt(t.Context(), connectTo(target), p)
 			if conn != nil || err != nil || v.outcome != asked {
 				t.Errorf("%v, %+v, %v", conn, v, err)
 			}
@@ -254,7 +254,7 @@ func TestTotalDeadline(t *testing.T) {
 				s := &pipes{serve: tc.serve}
 				u := pipeUpstream(s.reach())
 				began := time.Now()
-				_, err := u.dial(t.Context(), target)
+				_, err := u.dial(t.Context(), connectTo(target))
 				wantCode(t, err, tc.code)
 				if took := time.Since(began); took != tc.took {
 					t.Errorf("took %v, want %v", took, tc.took)
@@ -275,14 +275,14 @@ func TestWaitersGiveUp(t *testing.T) {
 		var wg sync.WaitGroup
 		ctx, cancel := context.WithCancel(t.Context())
 		wg.Go(func() {
-			_, err := u.dial(ctx, target)
+			_, err := u.dial(ctx, connectTo(target))
 			wantCode(t, err, CodeCanceled)
 		})
 		synctest.Wait()
 		began := time.Now()
 		short, stop := context.WithTimeout(t.Context(), time.Second)
 		defer stop()
-		_, err := u.dial(short, target)
+		_, err := u.dial(short, connectTo(target))
 		e := wantCode(t, err, CodeProxyTimeout)
 		if time.Since(began) != time.Second || !e.Timeout() || dials.Load() != 1 {
 			t.Errorf("after %v, %d dials: %v", time.Since(began), dials.Load(), e)
@@ -480,7 +480,7 @@ func TestCanceledConnect(t *testing.T) {
 		u := pipeUpstream(r)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		time.AfterFunc(time.Second, cancel)
-		_, err := u.dial(ctx, target)
+		_, err := u.dial(ctx, connectTo(target))
 		e := wantCode(t, err, CodeCanceled)
 		if !errors.Is(e, context.Canceled) {
 			t.Errorf("%v", e)

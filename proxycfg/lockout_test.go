@@ -275,7 +275,7 @@ func TestCanceledAttempt(t *testing.T) {
 				}}
 				u := pipeUpstream(s.reach())
 				u.memory = newMemory(dir)
-				_, err := u.dial(ctx, target)
+				_, err := u.dial(ctx, connectTo(target))
 				wantCode(t, err, tc.code)
 				s.wg.Wait()
 				if tc.then == "" {
@@ -284,7 +284,7 @@ func TestCanceledAttempt(t *testing.T) {
 					}
 					return
 				}
-				_, err = u.dial(t.Context(), target)
+				_, err = u.dial(t.Context(), connectTo(target))
 				wantCode(t, err, tc.then)
 				if got := attempts.Load(); got != 1 {
 					t.Errorf("%d attempts", got)

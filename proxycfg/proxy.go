@@ -197,7 +197,7 @@ func (p *Proxy) DialContext(ctx context.Context, network, addr string) (net.Conn
 		return conn, nil
 	}
 	p.last.Store(r.via)
-	return r.via.dial(ctx, net.JoinHostPort(withoutZone(host), port))
+	return r.via.dial(ctx, connectTo(net.JoinHostPort(withoutZone(host), port)))
 }
 
 // Explain puts the failure of the first exchange on a connection of DialContext

@@ -206,7 +206,7 @@ func TestEarlyBytes(t *testing.T) {
 		_, _ = io.WriteString(b, " late")
 		_ = b.Close()
 	}()
-	x := newExchange(context.Background(), a, target)
+	x := newExchange(context.Background(), a, connectTo(target))
 	if _, err := x.ask(""); err != nil {
 		t.Fatal(err)
 	}

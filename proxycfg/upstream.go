@@ -31,16 +31,16 @@ type upstream struct {
 	handshake chan struct{}
 }
 
-// dial opens a tunnel to target, a canonical host:port.
-func (u *upstream) dial(ctx context.Context, target string) (net.Conn, error) {
+// dial opens what is asked for.
+func (u *upstream) dial(ctx context.Context, req *request) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
 	if u.source == nil {
-		conn, _, err := u.attempt(ctx, target, pass{})
+		conn, _, err := u.attempt(ctx, req, pass{})
 		return conn, err
 	}
 	for range maxRounds {
-		conn, again, err := u.round(ctx, target)
+		conn, again, err := u.round(ctx, req)
 		if !again {
 			return conn, err
 		}
@@ -50,7 +50,7 @@ func (u *upstream) dial(ctx context.Context, target string) (net.Conn, error) {
 }
 
 // round is one dial through the gate. again: it must be repeated.
-func (u *upstream) round(ctx context.Context, target string) (conn net.Conn, again bool, err error) {
+func (u *upstream) round(ctx context.Context, req *request) (conn net.Conn, again bool, err error) {
 	p, s, err := u.gate.enter(ctx, u.load)
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -73,7 +73,7 @@ func (u *upstream) round(ctx context.Context, target string) (conn net.Conn, aga
 			return nil, false, errRefused(u.addr, p.cred.user, *r, false, u.memory.path())
 		}
 	}
-	conn, v, err := u.attempt(ctx, target, p)
+	conn, v, err := u.attempt(ctx, req, p)
 	u.gate.leave(p, v)
 	u.keep(p, v)
 	return conn, v.outcome == asked || v.outcome == outdated, err
@@ -115,21 +115,21 @@ func (u *upstream) keep(p pass, v verdict) {
 }
 
 // open connects to the proxy.
-func (u *upstream) open(ctx context.Context, target string) (*exchange, error) {
+func (u *upstream) open(ctx context.Context, req *request) (*exchange, error) {
 	conn, err := u.reach.connect(ctx, "tcp", u.host, u.port)
 	if err != nil {
 		return nil, errDial(ctx, true, u.addr, err)
 	}
-	return newExchange(ctx, conn, target), nil
+	return newExchange(ctx, conn, req), nil
 }
 
-// attempt opens one tunnel. Without a scheme it first asks without a credential
+// attempt asks once. Without a scheme it first asks without a credential
 // what the proxy offers. That answer's connection is not used again: some
 // proxies close it, and not all of them say so.
-func (u *upstream) attempt(ctx context.Context, target string, p pass) (net.Conn, verdict, error) {
+func (u *upstream) attempt(ctx context.Context, req *request, p pass) (net.Conn, verdict, error) {
 	scheme := p.scheme
 	if scheme == "" {
-		x, err := u.open(ctx, target)
+		x, err := u.open(ctx, req)
 		if err != nil {
 			return nil, verdict{}, err
 		}
@@ -154,9 +154,9 @@ func (u *upstream) attempt(ctx context.Context, target string, p pass) (net.Conn
 		}
 	}
 	if scheme == SchemeNTLM {
-		return u.ntlm(ctx, target, p)
+		return u.ntlm(ctx, req, p)
 	}
-	return u.basic(ctx, target, p)
+	return u.basic(ctx, req, p)
 }
 
 // choose takes the strongest scheme that is both offered and configured.
@@ -169,9 +169,9 @@ func (u *upstream) choose(a *answer) Scheme {
 	return ""
 }
 
-// basic opens a tunnel with a Basic credential.
-func (u *upstream) basic(ctx context.Context, target string, p pass) (net.Conn, verdict, error) {
-	x, err := u.open(ctx, target)
+// basic asks with a Basic credential.
+func (u *upstream) basic(ctx context.Context, req *request, p pass) (net.Conn, verdict, error) {
+	x, err := u.open(ctx, req)
 	if err != nil {
 		return nil, verdict{}, err
 	}
@@ -179,8 +179,8 @@ func (u *upstream) basic(ctx context.Context, target string, p pass) (net.Conn, 
 	return u.final(ctx, x, p, SchemeBasic, "Basic "+base64.StdEncoding.EncodeToString([]byte(pair)), func() {})
 }
 
-// ntlm opens a tunnel with an NTLM handshake.
-func (u *upstream) ntlm(ctx context.Context, target string, p pass) (net.Conn, verdict, error) {
+// ntlm asks with an NTLM handshake.
+func (u *upstream) ntlm(ctx context.Context, req *request, p pass) (net.Conn, verdict, error) {
 	select {
 	case u.handshake <- struct{}{}:
 	case <-ctx.Done():
@@ -199,7 +199,7 @@ func (u *upstream) ntlm(ctx context.Context, target string, p pass) (net.Conn, v
 	if err != nil {
 		return nil, verdict{}, u.broken(err)
 	}
-	x, err := u.open(ctx, target)
+	x, err := u.open(ctx, req)
 	if err != nil {
 		return nil, verdict{}, err
 	}
@@ -228,7 +228,7 @@ func (u *upstream) ntlm(ctx context.Context, target string, p pass) (net.Conn, v
 	}
 	if usable, err := x.answers.drain(a); err != nil {
 		x.close()
-		return nil, verdict{}, errExchange(ctx, u.addr, target, err, time.Since(began))
+		return nil, verdict{}, errExchange(ctx, u.addr, req, err, time.Since(began))
 	} else if !usable {
 		x.close()
 		return nil, verdict{}, u.broken(errors.New("the answer that holds the challenge does not end"))
@@ -278,15 +278,17 @@ func (u *upstream) final(ctx context.Context, x *exchange, p pass, scheme Scheme
 func (u *upstream) finish(ctx context.Context, x *exchange, a *answer, err error, began time.Time, v verdict, answered outcome) (net.Conn, verdict, error) {
 	if err != nil {
 		x.close()
-		return nil, v, errExchange(ctx, u.addr, x.target, err, time.Since(began))
+		return nil, v, errExchange(ctx, u.addr, x.req, err, time.Since(began))
 	}
-	if a.tunnel() || answered == accepted {
+	granted := x.req.granted(a)
+	if granted || answered == accepted {
 		v.outcome = answered
 	}
-	if !a.tunnel() {
+	if !granted {
 		x.close()
-		return nil, v, errStatus(u.addr, x.target, a)
+		return nil, v, errStatus(u.addr, x.req, a)
 	}
+	x.req.switched = a.header
 	conn, err := x.release(ctx)
 	if err != nil {
 		return nil, v, errContext(ctx, "proxy "+u.addr)
