@@ -31,10 +31,12 @@ type Relay struct {
 	flags []string // of relay run
 
 	// The addresses at which it serves.
-	TLS     string `json:"tls"`
-	QUIC    string `json:"quic"`
-	HTTP    string `json:"http"`
-	Connect string `json:"connect"`
+	TLS     string   `json:"tls"`
+	QUIC    string   `json:"quic"`
+	HTTP    string   `json:"http"`
+	Connect string   `json:"connect"`
+	Socks5  string   `json:"socks5"`
+	Ports   []string `json:"ports"` // of ingress.ports, in that order
 
 	// Address is how connectors and clients name it.
 	Address string `json:"-"`
