@@ -103,6 +103,21 @@ func (n *testNode) cut() {
 	n.lanes = nil
 }
 
+func (b *testBroker) laneTokens(_ context.Context, node string, n int) ([]string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.asked++
+	if b.nodes[node] == nil {
+		return nil, codedError("no-node-online")
+	}
+	var tokens []string
+	for i := range n {
+		tokens = append(tokens, fmt.Sprintf("again-%d-%d", b.asked, i))
+	}
+	b.tokens = append(b.tokens, tokens...)
+	return tokens, nil
+}
+
 func (b *testBroker) grant(_ context.Context, t Target, node string, lanes int) (*grant, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -28,10 +28,12 @@ import (
 const (
 	// DefaultConnectTimeout is how long Run tries before it was ever connected.
 	DefaultConnectTimeout = 30 * time.Second
-	defaultPort           = 443
-	defaultHTTPPort       = 80
-	maxTokenFile          = 4 << 10 // bytes
-	maxRun                = 128     // characters
+	// DefaultResumeGrace is how long streams outlive their last lane.
+	DefaultResumeGrace = 120 * time.Second
+	defaultPort        = 443
+	defaultHTTPPort    = 80
+	maxTokenFile       = 4 << 10 // bytes
+	maxRun             = 128     // characters
 )
 
 // Config is what a [Client] needs to know. It is read once.
@@ -54,6 +56,10 @@ type Config struct {
 	// ConnectTimeout bounds Run until it was connected once; 0:
 	// DefaultConnectTimeout. After that it goes on trying.
 	ConnectTimeout time.Duration
+	// ResumeGrace is how long streams wait for the relay or a lost lane to come
+	// back; negative: not at all. 0: as EBBGATE_RESUME_GRACE says, else
+	// DefaultResumeGrace.
+	ResumeGrace time.Duration
 	// Environment looks up the variables above and those that name a proxy; nil:
 	// os.Getenv.
 	Environment func(string) string
@@ -120,6 +126,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	c := &Client{cfg: cfg, log: cfg.Logger}
 	var err error
+	if c.cfg.ResumeGrace, err = resumeGrace(cfg.ResumeGrace, cfg.Environment("EBBGATE_RESUME_GRACE")); err != nil {
+		return nil, err
+	}
 	if c.endpoint, err = parseRelay(first(cfg.Relay, cfg.Environment("EBBGATE_RELAY"))); err != nil {
 		return nil, err
 	}
@@ -145,8 +154,31 @@ func New(cfg Config) (*Client, error) {
 	rand.Read(random[:])
 	c.incarnation = binary.BigEndian.Uint64(random[:])
 	c.sessions = newSessions()
-	c.pool = newPool(c, bundle.Config{Incarnation: c.incarnation, Metrics: cfg.Metrics, Logger: cfg.Logger}, cfg.Logger)
+	c.pool = newPool(c, bundle.Config{
+		Incarnation: c.incarnation, ResumeGrace: c.cfg.ResumeGrace, Metrics: cfg.Metrics, Logger: cfg.Logger,
+	}, cfg.Logger)
 	return c, nil
+}
+
+// resumeGrace is what the program or, where it says nothing, the environment
+// wants.
+func resumeGrace(d time.Duration, variable string) (time.Duration, error) {
+	switch {
+	case d != 0:
+		return d, nil
+	case variable == "":
+		return DefaultResumeGrace, nil
+	case variable == "0":
+		return -1, nil
+	}
+	d, err := time.ParseDuration(variable)
+	if err != nil || d < 0 {
+		return 0, configError("resume-grace-malformed", "write a time, for example EBBGATE_RESUME_GRACE=120s; 0 turns it off", "EBBGATE_RESUME_GRACE is %.40q", variable)
+	}
+	if d == 0 {
+		d = -1
+	}
+	return d, nil
 }
 
 // Run keeps the client connected until ctx ends (nil) or until an error that

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -275,9 +276,36 @@ func (tc *testClient) awaitCertificate(old *x509.Certificate) (leaf *x509.Certif
 	return leaf
 }
 
-func TestClientComesBack(t *testing.T) {
+// Streams outlive the session: they go on over the next one.
+func TestClientComesBackToItsStreams(t *testing.T) {
 	r := startRelay(t, echoStore(t))
 	tc := startClient(t, r, nil)
+	addr := tc.forward()
+	c := dialTCP(t, addr)
+	for i := range 5 {
+		sent := bytes.Repeat([]byte{byte(i)}, 100_000)
+		c.Write(sent)
+		if i > 0 {
+			r.drop(tunnel.RoleBulk)
+			r.drop(tunnel.RoleClient)
+		}
+		got := make([]byte, len(sent))
+		if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, sent) {
+			t.Fatalf("round %d: %v; the same bytes: %v", i, err, bytes.Equal(got, sent))
+		}
+	}
+	roundTrip(t, addr, 100_000)
+	r.change(func() {
+		if r.resumed == 0 {
+			t.Error("no lane was asked for again")
+		}
+	})
+}
+
+// Without a grace they end with it.
+func TestClientComesBackWithoutStreams(t *testing.T) {
+	r := startRelay(t, echoStore(t))
+	tc := startClient(t, r, func(cfg *Config) { cfg.ResumeGrace = -1 })
 	addr := tc.forward()
 	c := dialTCP(t, addr)
 	c.Write([]byte("x"))

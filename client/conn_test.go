@@ -23,9 +23,17 @@ import (
 // testDialer is a Dialer at a relay of the test.
 func testDialer(t *testing.T, r *testRelay) *Dialer {
 	t.Helper()
-	d := &Dialer{Relay: r.addr, Token: r.token.Encode(), Carriers: []string{"tls"}, Environment: func(string) string { return "" }}
+	d := &Dialer{Relay: r.addr, Token: r.token.Encode(), Carriers: []string{"tls"}, Environment: noGrace}
 	t.Cleanup(func() { d.Close() })
 	return d
+}
+
+// noGrace is an environment in which streams end with their lanes.
+func noGrace(name string) string {
+	if name == "EBBGATE_RESUME_GRACE" {
+		return "0"
+	}
+	return ""
 }
 
 func (d *Dialer) mustOpen(t *testing.T, address string) *Conn {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -163,7 +164,7 @@ func TestForwardNeverEndsCleanlyWithoutTheStore(t *testing.T) {
 		{"lanes are cut", func(c *net.TCPConn) {
 			some(c)
 			io.Copy(io.Discard, c)
-		}, func(_ *testForward, b *testBroker) { b.nodes["node-1"].cut() }, "lanes-lost"},
+		}, func(_ *testForward, b *testBroker) { b.nodes["node-1"].cut() }, "lanes-lost end-restarted"}, // the second where a lane came back too late
 		{"node stops", func(c *net.TCPConn) {
 			some(c)
 			io.Copy(io.Discard, c)
@@ -192,8 +193,9 @@ func TestForwardNeverEndsCleanlyWithoutTheStore(t *testing.T) {
 			if err != nil || sum.Streams != 1 || sum.Failed != 1 {
 				t.Errorf("%+v, %v", sum, err)
 			}
-			if text := tf.log.String(); tc.want != "" && !strings.Contains(text, "reason="+tc.want) {
-				t.Errorf("logged %q, want reason %s", text, tc.want)
+			named := func(reason string) bool { return strings.Contains(tf.log.String(), "reason="+reason) }
+			if tc.want != "" && !slices.ContainsFunc(strings.Fields(tc.want), named) {
+				t.Errorf("logged %q, want reason %s", tf.log.String(), tc.want)
 			}
 		})
 	}

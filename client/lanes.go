@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -22,12 +23,13 @@ const (
 // frames and one for bulk; either serves for all where the other is missing.
 type bundleSlot struct {
 	node string
-	turn chan struct{}
+	turn chan struct{} // who makes a lane has it, so that no lane is made twice
 
 	// guarded by the pool's mu
-	current *bundle.Bundle
-	lanes   [2]net.Conn // by class; nil: missing
-	adding  bool        // the second lane is being made
+	current  *bundle.Bundle
+	lanes    [2]net.Conn // by class; nil: missing
+	adding   bool        // the second lane is to be made
+	resuming bool        // lanes that were lost are being made again
 }
 
 // Classes of lanes.
@@ -141,9 +143,81 @@ func (l *pooledLane) Close() error {
 func (p *pool) laneGone(slot *bundleSlot, class int, lane net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if slot.lanes[class] == lane {
-		slot.lanes[class] = nil
+	if slot.lanes[class] != lane {
+		return
 	}
+	slot.lanes[class] = nil
+	if !slot.resuming && !p.closed {
+		slot.resuming = true
+		p.tasks.Go(func() { p.resume(slot) })
+	}
+}
+
+const (
+	// resumeFirst and resumeMost are the pauses between attempts to give streams
+	// that wait a lane again.
+	resumeFirst = 50 * time.Millisecond
+	resumeMost  = 2 * time.Second
+)
+
+// resume makes lost lanes again, as long as there are streams that want them:
+// until the lanes are back, or the bundle gave up waiting.
+func (p *pool) resume(slot *bundleSlot) {
+	for pause := resumeFirst; ; pause = min(2*pause, resumeMost) {
+		if !p.resumable(slot) {
+			return
+		}
+		err := p.resumeOnce(slot)
+		if err == nil {
+			pause = resumeFirst
+			continue // another one may have gone meanwhile
+		}
+		p.logger.Debug("no lane yet", "node", slot.node, "error", err)
+		timer := time.NewTimer(rand.N(pause) + pause/2)
+		select {
+		case <-timer.C:
+		case <-p.ctx.Done():
+			timer.Stop()
+		}
+	}
+}
+
+// resumable tells whether lanes are missing that streams want; if not, the
+// making of lanes ends.
+func (p *pool) resumable(slot *bundleSlot) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := slot.current
+	if p.closed || len(slot.missingLocked()) == 0 || b == nil || b.Err() != nil || b.Streams() == 0 {
+		slot.resuming = false
+		return false
+	}
+	return true
+}
+
+// resumeOnce tries to make the lanes that are missing.
+func (p *pool) resumeOnce(slot *bundleSlot) error {
+	ctx, cancel := context.WithTimeout(p.ctx, laneTime)
+	defer cancel()
+	select {
+	case slot.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-slot.turn }()
+	p.mu.Lock()
+	b, missing := slot.current, slot.missingLocked()
+	p.mu.Unlock()
+	tokens, err := p.broker.laneTokens(ctx, slot.node, len(missing))
+	if err != nil {
+		return err
+	}
+	for i, token := range tokens[:min(len(tokens), len(missing))] {
+		if err := p.addLane(ctx, slot, b, token, missing[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // missingLocked are the classes of which there is no lane.
@@ -159,8 +233,7 @@ func (s *bundleSlot) missingLocked() (classes []int) {
 // thickenLocked starts the making of a lane that is missing, where g has a token
 // for it. Without the lane streams are slower to one another, and work.
 func (p *pool) thickenLocked(slot *bundleSlot, g *grant) {
-	missing := slot.missingLocked()
-	if len(missing) == 0 || slot.adding || p.closed {
+	if len(slot.missingLocked()) == 0 || slot.adding || p.closed {
 		return
 	}
 	token := g.tokenLocked()
@@ -168,15 +241,31 @@ func (p *pool) thickenLocked(slot *bundleSlot, g *grant) {
 		return
 	}
 	slot.adding = true
-	b := slot.current
-	p.tasks.Go(func() {
-		if err := p.addLane(p.ctx, slot, b, token, missing[0]); err != nil {
-			p.logger.Debug("no second lane", "node", slot.node, "error", err)
-		}
+	p.tasks.Go(func() { p.thicken(slot, token) })
+}
+
+// thicken makes one lane that is missing.
+func (p *pool) thicken(slot *bundleSlot, token string) {
+	defer func() {
 		p.mu.Lock()
 		slot.adding = false
 		p.mu.Unlock()
-	})
+	}()
+	select {
+	case slot.turn <- struct{}{}:
+	case <-p.ctx.Done():
+		return
+	}
+	defer func() { <-slot.turn }()
+	p.mu.Lock()
+	b, missing := slot.current, slot.missingLocked()
+	p.mu.Unlock()
+	if len(missing) == 0 { // somebody else made it meanwhile
+		return
+	}
+	if err := p.addLane(p.ctx, slot, b, token, missing[0]); err != nil {
+		p.logger.Debug("no second lane", "node", slot.node, "error", err)
+	}
 }
 
 // streams is how many streams are open.

@@ -38,6 +38,9 @@ type broker interface {
 	// grant asks the relay for the permission to dial a target, best by a node
 	// that is known already (or ""), with tokens for so many lanes.
 	grant(ctx context.Context, t Target, node string, lanes int) (*grant, error)
+	// laneTokens asks the relay for tokens for so many lanes to a node that there is a
+	// bundle with.
+	laneTokens(ctx context.Context, node string, n int) ([]string, error)
 	// lane opens a lane to a node over a session; both ends are verified.
 	lane(ctx context.Context, node, token string, express bool) (net.Conn, bundle.LaneInfo, error)
 }

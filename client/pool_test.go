@@ -254,9 +254,10 @@ func TestPoolMakesANewBundleWhenLanesAreLost(t *testing.T) {
 	}
 	echoed(t, s)
 	b.awaitLanes(4)
-	// The first grant's lane tokens were spent.
-	if asked, lanes := b.counts(); asked != 2 || lanes != 4 {
-		t.Errorf("%d questions, %d lanes", asked, lanes)
+	// The first grant's lane tokens were spent. One lane may have been asked for
+	// between the loss of the one and of the other.
+	if asked, _ := b.counts(); asked < 2 {
+		t.Errorf("%d questions", asked)
 	}
 }
 

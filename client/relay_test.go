@@ -36,6 +36,7 @@ type testRelay struct {
 	// guarded by mu
 	life      time.Duration // of jobs' certificates
 	enrolled  int
+	resumed   int // answers with tokens for lanes
 	revoked   bool
 	answering string // the node that answers lanes
 	grantNode string // the identity in grants
@@ -94,7 +95,7 @@ func startRelay(t *testing.T, store string) *testRelay {
 	r.nodes["forged"] = identityOf(t, foreign, r.nodeID, time.Hour)
 	r.token = certs.Token{JobID: "00112233445566778899aabbccddeeff", Secret: certs.NewSecret(), Pin: ca.Pin()}
 	r.node = &testNode{store: store}
-	r.node.Node = bundle.NewNode(bundle.Config{Incarnation: 7}, r.node.open)
+	r.node.Node = bundle.NewNode(bundle.Config{Incarnation: 7, ResumeGrace: time.Minute}, r.node.open)
 	r.listen()
 	return r
 }
@@ -204,6 +205,22 @@ func (r *testRelay) handle(_ context.Context, s *tunnel.Session, typ string, bod
 			token := fmt.Sprintf("token-%d-%d", len(r.grants), i)
 			r.tokens[token] = true
 			answer.LaneTokens = append(answer.LaneTokens, token)
+		}
+		return answer, nil
+	case tunnel.TypeLanes:
+		var req tunnel.LanesRequest
+		if err := json.Unmarshal(body, &req); err != nil {
+			return nil, err
+		}
+		if req.Node != r.nodeID.String() {
+			return nil, fmt.Errorf("lanes to %s", req.Node)
+		}
+		r.resumed++
+		answer := tunnel.LaneTokens{}
+		for i := range req.Lanes {
+			token := fmt.Sprintf("again-%d-%d", r.resumed, i)
+			r.tokens[token] = true
+			answer.Tokens = append(answer.Tokens, token)
 		}
 		return answer, nil
 	}

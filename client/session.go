@@ -161,6 +161,7 @@ func (c *Client) keeper(role string) *tunnel.Keeper {
 	k := &tunnel.Keeper{
 		Final:  final,
 		Failed: c.failed,
+		Hurry:  func() bool { return c.pool.streams() > 0 },
 		Logger: c.log,
 		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
 			return c.serve(ctx, role, link, up)
@@ -181,7 +182,7 @@ func (c *Client) keeper(role string) *tunnel.Keeper {
 		return c.dialer(c.sessionTLS).Dial(ctx)
 	}
 	k.Better = func(ctx context.Context, current tunnel.Carrier) (tunnel.Link, error) {
-		if c.pool.streams() > 0 {
+		if c.pool.streams() > 0 && c.cfg.ResumeGrace < 0 {
 			return nil, nil // they would not survive the change
 		}
 		return c.dialer(c.sessionTLS).Better(ctx, current)
@@ -334,6 +335,22 @@ func (c *Client) grant(ctx context.Context, t Target, node string, lanes int) (*
 		expires = latest
 	}
 	return &grant{target: granted, text: answer.Grant, node: answer.Node, fetched: now, expires: expires, tokens: answer.LaneTokens}, nil
+}
+
+// laneTokens implements broker.
+func (c *Client) laneTokens(ctx context.Context, node string, n int) ([]string, error) {
+	s, _, err := c.sessions.awaitControl(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var answer tunnel.LaneTokens
+	if err := s.Call(ctx, tunnel.TypeLanes, tunnel.LanesRequest{Node: node, Lanes: n}, &answer); err != nil {
+		return nil, lost(ctx, err)
+	}
+	if len(answer.Tokens) == 0 {
+		return nil, &Error{code: "lane-refused", hop: "relay", message: "the relay gave no token for a lane", advice: "use the same version at both ends"}
+	}
+	return answer.Tokens, nil
 }
 
 // lane implements broker: a stream of a session, joined by the relay to one of

@@ -42,10 +42,11 @@ func TestRelayDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Relay{
-		Hostname: "relay.example.com",
-		Listen:   RelayListen{TLS: ":443", QUIC: ":443", HTTP: ":80"},
-		State:    RelayState{Dir: defaultDir("ebbgate"), KeyFile: filepath.Join(defaultDir("ebbgate"), "state.key")},
-		Log:      Log{Format: LogAuto},
+		Hostname:    "relay.example.com",
+		Listen:      RelayListen{TLS: ":443", QUIC: ":443", HTTP: ":80"},
+		State:       RelayState{Dir: defaultDir("ebbgate"), KeyFile: filepath.Join(defaultDir("ebbgate"), "state.key")},
+		Log:         Log{Format: LogAuto},
+		ResumeGrace: DefaultResumeGrace,
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -80,9 +81,10 @@ func TestConnectorDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Connector{
-		StateDir: defaultDir("ebbgate-connector"),
-		Proxy:    Proxy{Mode: ProxySystem, Auth: []ProxyAuth{ProxyNTLM, ProxyBasic}},
-		Log:      Log{Format: LogAuto},
+		StateDir:    defaultDir("ebbgate-connector"),
+		Proxy:       Proxy{Mode: ProxySystem, Auth: []ProxyAuth{ProxyNTLM, ProxyBasic}},
+		Log:         Log{Format: LogAuto},
+		ResumeGrace: DefaultResumeGrace,
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -150,7 +152,8 @@ stores: [{name: file, address: file:1}]
 			Name: "environment", Host: "environment", Port: 2,
 			Ingress: []IngressKind{IngressRelay, IngressClient},
 		}},
-		Log: Log{Format: LogAuto},
+		Log:         Log{Format: LogAuto},
+		ResumeGrace: DefaultResumeGrace,
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Connector is connector.yaml, checked.
@@ -15,6 +16,9 @@ type Connector struct {
 	Proxy    Proxy
 	Stores   []Store
 	Log      Log
+	// ResumeGrace is how long streams outlive the last lane to their ingress; 0:
+	// not at all.
+	ResumeGrace time.Duration
 }
 
 // Carrier is what a session may travel on.
@@ -133,8 +137,9 @@ type rawConnector struct {
 		Auth         []string `mapstructure:"auth" usage:"schemes that may be used (ntlm, basic)"`
 		Bypass       []string `mapstructure:"bypass" usage:"hosts that are reached without the proxy"`
 	} `mapstructure:"proxy"`
-	Stores []rawStore `mapstructure:"stores"`
-	Log    rawLog     `mapstructure:"log"`
+	Stores      []rawStore `mapstructure:"stores"`
+	Log         rawLog     `mapstructure:"log"`
+	ResumeGrace string     `mapstructure:"resume_grace" usage:"how long streams wait for a lost relay to come back (120s; 0: not at all)"`
 }
 
 // rawEndpoint is {host, tls, quic, http} or one text, which becomes Address.
@@ -158,10 +163,11 @@ type rawStore struct {
 func (raw *rawConnector) check(m *merged) (*Connector, error) {
 	c := &checker{origin: m.where}
 	conn := &Connector{
-		Relay:    raw.Relay.check(c),
-		StateDir: or(raw.StateDir, defaultDir("ebbgate-connector")),
-		Proxy:    raw.checkProxy(c),
-		Log:      raw.Log.check(c),
+		Relay:       raw.Relay.check(c),
+		StateDir:    or(raw.StateDir, defaultDir("ebbgate-connector")),
+		Proxy:       raw.checkProxy(c),
+		Log:         raw.Log.check(c),
+		ResumeGrace: c.duration("resume_grace", raw.ResumeGrace, DefaultResumeGrace, maxResumeGrace),
 	}
 	if len(raw.Carriers) != 1 || raw.Carriers[0] != "auto" {
 		conn.Carriers = choices(c, "carriers", raw.Carriers, CarrierQUIC, CarrierTLS, CarrierWSS, CarrierWS)

@@ -23,9 +23,10 @@ func TestReferenceRelay(t *testing.T) {
 			Connect: "127.0.0.1:3128", Socks5: "127.0.0.1:1080",
 			Ports: []RelayPort{{Listen: "127.0.0.1:11433", Gateway: "corp", Store: "erp-sql", Job: "nightly-copy"}},
 		},
-		State:   RelayState{Dir: "/var/lib/ebbgate", KeyFile: filepath.Join("/var/lib/ebbgate", "state.key")},
-		Metrics: "127.0.0.1:9464",
-		Log:     Log{Format: LogAuto},
+		State:       RelayState{Dir: "/var/lib/ebbgate", KeyFile: filepath.Join("/var/lib/ebbgate", "state.key")},
+		Metrics:     "127.0.0.1:9464",
+		Log:         Log{Format: LogAuto},
+		ResumeGrace: DefaultResumeGrace,
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -55,6 +56,7 @@ func TestReferenceConnector(t *testing.T) {
 				Aliases: []string{"db.lab:5432", "pg01.corp.example:5432"}, AllowSpecial: []Special{SpecialLoopback}, Jobs: []string{"nightly-copy"}, Ingress: both,
 			},
 		},
+		ResumeGrace: DefaultResumeGrace,
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -143,6 +145,7 @@ func TestKeys(t *testing.T) {
 		"--metrics EBBGATE_RELAYD_METRICS",
 		"--log-level EBBGATE_RELAYD_LOG_LEVEL",
 		"--log-format EBBGATE_RELAYD_LOG_FORMAT",
+		"--resume-grace EBBGATE_RELAYD_RESUME_GRACE",
 		"--relay EBBGATE_CONNECTOR_RELAY",
 		"--state-dir EBBGATE_CONNECTOR_STATE_DIR",
 		"--carriers EBBGATE_CONNECTOR_CARRIERS",
@@ -155,6 +158,7 @@ func TestKeys(t *testing.T) {
 		"EBBGATE_CONNECTOR_STORES",
 		"--log-level EBBGATE_CONNECTOR_LOG_LEVEL",
 		"--log-format EBBGATE_CONNECTOR_LOG_FORMAT",
+		"--resume-grace EBBGATE_CONNECTOR_RESUME_GRACE",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Relay is relay.yaml, checked.
@@ -15,6 +16,9 @@ type Relay struct {
 	Ingress  RelayIngress
 	State    RelayState
 	TLS      RelayTLS
+	// ResumeGrace is how long the streams of the relay's own ingresses outlive
+	// the last lane to their node; 0: not at all.
+	ResumeGrace time.Duration
 	// Metrics is where Prometheus metrics are served; empty: nowhere.
 	Metrics Listen
 	Log     Log
@@ -95,8 +99,9 @@ type rawRelay struct {
 		Cert string `mapstructure:"cert" usage:"file with the public certificate chain (PEM)"`
 		Key  string `mapstructure:"key" usage:"file with the public certificate's key (PEM)"`
 	} `mapstructure:"tls"`
-	Metrics string `mapstructure:"metrics" usage:"address on which Prometheus metrics are served"`
-	Log     rawLog `mapstructure:"log"`
+	Metrics     string `mapstructure:"metrics" usage:"address on which Prometheus metrics are served"`
+	Log         rawLog `mapstructure:"log"`
+	ResumeGrace string `mapstructure:"resume_grace" usage:"how long streams wait for a lost node to come back (120s; 0: not at all)"`
 }
 
 type rawPort struct {
@@ -147,10 +152,11 @@ func (raw *rawRelay) check(m *merged) (*Relay, error) {
 			Connect: c.loopbackListen("ingress.connect", raw.Ingress.Connect, tokensCross, "127.0.0.1:3128"),
 			Socks5:  c.loopbackListen("ingress.socks5", raw.Ingress.Socks5, tokensCross, "127.0.0.1:1080"),
 		},
-		State:   RelayState{Dir: or(raw.State.Dir, defaultDir("ebbgate")), KeyFile: raw.State.KeyFile},
-		TLS:     RelayTLS{Cert: raw.TLS.Cert, Key: raw.TLS.Key},
-		Metrics: c.listen("metrics", raw.Metrics),
-		Log:     raw.Log.check(c),
+		State:       RelayState{Dir: or(raw.State.Dir, defaultDir("ebbgate")), KeyFile: raw.State.KeyFile},
+		TLS:         RelayTLS{Cert: raw.TLS.Cert, Key: raw.TLS.Key},
+		Metrics:     c.listen("metrics", raw.Metrics),
+		Log:         raw.Log.check(c),
+		ResumeGrace: c.duration("resume_grace", raw.ResumeGrace, DefaultResumeGrace, maxResumeGrace),
 	}
 	r.Listen.QUIC = r.Listen.TLS
 	if raw.Listen.QUIC != nil {

@@ -11,9 +11,16 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 const exampleProxy = "url: http://proxy.corp.example:8080"
+
+// DefaultResumeGrace is how long streams wait for a lane unless told otherwise.
+const DefaultResumeGrace = 120 * time.Second
+
+// maxResumeGrace bounds it: a stream that waits holds memory and sockets.
+const maxResumeGrace = time.Hour
 
 // checker collects problems, so that all of them are told at once.
 type checker struct {
@@ -43,6 +50,21 @@ func (c *checker) listen(key, s string) Listen {
 		return ""
 	}
 	return Listen(s)
+}
+
+// duration checks a length of time up to most; the empty text is otherwise.
+func (c *checker) duration(key, s string, otherwise, most time.Duration) time.Duration {
+	if s == "" {
+		return otherwise
+	}
+	d, err := time.ParseDuration(s)
+	if s == "0" {
+		d, err = 0, nil
+	}
+	if err != nil || d < 0 || d > most {
+		c.add(key, fmt.Sprintf("%s is no time from 0 to %v", quote(s), most), fmt.Sprintf("%s: %v", key, otherwise))
+	}
+	return d
 }
 
 func (c *checker) host(key, s, example string) string {

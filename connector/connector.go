@@ -95,7 +95,7 @@ func New(cfg Config) (*Connector, error) {
 	}
 	c.bundles = bundle.Config{
 		Incarnation: c.incarnation, Pool: bundle.NewPool(bundle.DefaultPoolSize),
-		Logger: cfg.Logger, Metrics: bundle.NewMetrics(cfg.Registry),
+		ResumeGrace: cfg.File.ResumeGrace, Logger: cfg.Logger, Metrics: bundle.NewMetrics(cfg.Registry),
 	}
 	return c, nil
 }

@@ -23,7 +23,7 @@ func (r *running) move(ctx context.Context) error {
 	for {
 		_, changed := r.latest()
 		wait, next := moveLook, pause
-		if r.moving() && r.node.Streams() == 0 {
+		if r.moving() && !r.fragile() {
 			r.again()
 			wait, next = pause, min(2*pause, moveLast)
 		}

@@ -88,9 +88,17 @@ func final(err error) bool {
 	return errors.As(err, &s) && slices.Contains(finalCodes, s.Code())
 }
 
-// errBusy is a better carrier that came while streams were open. They would be
-// reset: they do not outlive the session that carries them, yet.
+// errBusy is a better carrier that came while streams were open that would not
+// outlive the session that carries them.
 var errBusy = errors.New("connector: streams are open, the carrier stays")
+
+// fragile tells whether streams are open that end with their session.
+func (r *running) fragile() bool {
+	return r.cfg.File.ResumeGrace <= 0 && r.node.Streams() > 0
+}
+
+// waiting tells whether streams wait for a session.
+func (r *running) waiting() bool { return r.node.Streams() > 0 }
 
 // keepControl keeps the control session up, on the best carrier.
 func (r *running) keepControl(ctx context.Context) error {
@@ -99,7 +107,7 @@ func (r *running) keepControl(ctx context.Context) error {
 		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
 			return r.serve(ctx, link, tunnel.RoleControl, up)
 		},
-		Final: final, Failed: r.failed, Logger: r.logger,
+		Final: final, Failed: r.failed, Hurry: r.waiting, Logger: r.logger,
 	}
 	return k.Run(ctx)
 }
@@ -136,7 +144,7 @@ func (r *running) keepBulkOn(ctx context.Context, carrier tunnel.Carrier) error 
 			return r.take(func(route *route) (tunnel.Link, error) { return route.way.DialCarrier(ctx, carrier) })
 		},
 		Better: func(ctx context.Context, _ tunnel.Carrier) (tunnel.Link, error) {
-			if !r.outdated(tunnel.RoleBulk) || r.outdated(tunnel.RoleControl) || r.node.Streams() > 0 {
+			if !r.outdated(tunnel.RoleBulk) || r.outdated(tunnel.RoleControl) || r.fragile() {
 				return nil, nil // the control session goes first: it may have another carrier then
 			}
 			return r.replacement(ctx, func(route *route) (tunnel.Link, error) { return route.way.DialCarrier(ctx, carrier) })
@@ -145,7 +153,7 @@ func (r *running) keepBulkOn(ctx context.Context, carrier tunnel.Carrier) error 
 		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
 			return r.serve(ctx, link, tunnel.RoleBulk, up)
 		},
-		Final: final, Failed: r.failed, Logger: r.logger,
+		Final: final, Failed: r.failed, Hurry: r.waiting, Logger: r.logger,
 	}
 	over := make(chan error, 1)
 	go func() { over <- k.Run(ctx) }()
@@ -164,9 +172,9 @@ func (r *running) keepBulkOn(ctx context.Context, carrier tunnel.Carrier) error 
 }
 
 // bulkMayMove tells whether the bulk session can be replaced: there is none, or
-// nothing is open.
+// nothing is open that would not survive it.
 func (r *running) bulkMayMove() bool {
-	return r.node.Streams() == 0 || !slices.ContainsFunc(r.sessions.all(), func(e *entry) bool { return e.role == tunnel.RoleBulk })
+	return !r.fragile() || !slices.ContainsFunc(r.sessions.all(), func(e *entry) bool { return e.role == tunnel.RoleBulk })
 }
 
 // maxPatience bounds how long a relay may send us away.
@@ -221,7 +229,7 @@ func (r *running) dial(ctx context.Context) (tunnel.Link, error) {
 // better makes a link on a better carrier than the current one, if there is one,
 // or on the way of a changed configuration.
 func (r *running) better(ctx context.Context, current tunnel.Carrier) (tunnel.Link, error) {
-	if r.node.Streams() > 0 {
+	if r.fragile() {
 		return nil, errBusy
 	}
 	if r.outdated(tunnel.RoleControl) {
@@ -245,7 +253,7 @@ func (r *running) serve(ctx context.Context, link tunnel.Link, role string, up f
 	if offset := r.clock.set(hello.Time, start); offset.Abs() > time.Minute {
 		r.logger.Warn("the clocks differ: the relay's is assumed to be right", "relay_minus_here", offset.Round(time.Second))
 	}
-	if r.sessions.newest(role) != nil && r.node.Streams() > 0 {
+	if r.sessions.newest(role) != nil && r.fragile() {
 		_ = s.Close("streams are open")
 		return errBusy
 	}

@@ -113,7 +113,7 @@ func (d *dialer) dial(ctx context.Context, job ingress.Job, target ingress.Targe
 		return nil, err
 	}
 	run.stick(n.key)
-	own := n.ownBundle(d.r.bundles) // its first lane may still be on its way
+	own := d.r.registry.ownBundle(n, d.r.bundles) // its first lane may still be on its way
 	token, err := d.grant(n, owner, at.store, run.id)
 	if err != nil {
 		run.leave()
@@ -348,14 +348,42 @@ func (d *dialer) tryForClient(client certs.Identity, req tunnel.GrantRequest) (*
 		return nil, err
 	}
 	answer := &tunnel.Granted{Grant: token, Node: n.identity.String(), Store: at.store, Expires: expires}
-	for range min(max(req.Lanes, 0), maxLaneTokens) {
+	answer.LaneTokens, err = d.laneTokens(client, n, req.Lanes)
+	return answer, err
+}
+
+// laneTokens makes tokens for lanes from a client to a node.
+func (d *dialer) laneTokens(client certs.Identity, n *node, lanes int) (tokens []string, err error) {
+	for range min(max(lanes, 0), maxLaneTokens) {
 		ticket, err := d.r.tickets.issue(client, n.key)
 		if err != nil {
 			return nil, err
 		}
-		answer.LaneTokens = append(answer.LaneTokens, ticket)
+		tokens = append(tokens, ticket)
 	}
-	return answer, nil
+	return tokens, nil
+}
+
+// lanes answers a client that wants lanes for a bundle that it has: to a node of
+// a gateway that its job may use.
+func (d *dialer) lanes(client certs.Identity, req tunnel.LanesRequest) (*tunnel.LaneTokens, error) {
+	id, err := certs.ParseIdentity(req.Node)
+	if err != nil || id.Role != certs.RoleNode || id.Tenant != client.Tenant {
+		return nil, failure("job-not-allowed", "relay", "use the same version at both ends", "%.300q is no node of this tenant", req.Node)
+	}
+	record, err := d.r.state.Job(client.Tenant, client.Name)
+	if err != nil || record.Revoked {
+		return nil, failure("revoked", "relay", "create the job again", "job %s was revoked", client.Name)
+	}
+	if !slices.ContainsFunc(record.Allow, func(target string) bool { return strings.HasPrefix(target, id.Gateway+"/") }) {
+		return nil, failure("job-not-allowed", "relay", "allow it when the job is created", "job %s may dial no store of %s", client.Name, id.Gateway)
+	}
+	n := d.r.registry.node(keyOf(id))
+	if n == nil {
+		return nil, failure("no-node-online", "gateway", fmt.Sprintf("ebbgate node list %s shows the nodes; is the connector running?", id.Gateway), "node %s is not online", id.Name)
+	}
+	tokens, err := d.laneTokens(client, n, req.Lanes)
+	return &tunnel.LaneTokens{Tokens: tokens}, err
 }
 
 func portOf(address string) int {

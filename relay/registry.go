@@ -95,6 +95,7 @@ type registry struct {
 	mu sync.Mutex
 	// guarded by mu
 	nodes   map[nodeKey]*node
+	away    map[nodeKey]*node // without a session, with a bundle that waits for one
 	left    map[nodeKey]departure
 	clients map[*tunnel.Session]certs.Identity
 	all     map[*tunnel.Session]struct{}
@@ -111,7 +112,7 @@ type departure struct {
 
 func newRegistry() *registry {
 	return &registry{
-		nodes: make(map[nodeKey]*node), left: make(map[nodeKey]departure),
+		nodes: make(map[nodeKey]*node), away: make(map[nodeKey]*node), left: make(map[nodeKey]departure),
 		clients: make(map[*tunnel.Session]certs.Identity), all: make(map[*tunnel.Session]struct{}),
 	}
 }
@@ -196,9 +197,7 @@ func (r *registry) tryJoin(s *tunnel.Session, key nodeKey, id certs.Identity, he
 		n = nil
 	}
 	if n == nil {
-		n = &node{key: key, identity: id, incarnation: hello.Incarnation, since: time.Now()}
-		r.nodes[key] = n
-		delete(r.left, key)
+		n = r.enterLocked(key, id, hello.Incarnation)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -210,7 +209,27 @@ func (r *registry) tryJoin(s *tunnel.Session, key nodeKey, id certs.Identity, he
 	return n, nil
 }
 
-// part takes a node's session out; with its last one the node is gone.
+// enterLocked makes a node online: the one that was away, or, where another
+// process comes back in its place, a new one.
+func (r *registry) enterLocked(key nodeKey, id certs.Identity, incarnation string) *node {
+	n := r.away[key]
+	delete(r.away, key)
+	if n != nil && n.incarnation != incarnation {
+		own := n.own // nobody else holds a node that is away
+		r.ending.Go(func() { own.End(bundle.CodeEndRestarted) })
+		n = nil
+	}
+	if n == nil {
+		n = &node{key: key, identity: id, incarnation: incarnation}
+	}
+	n.since = time.Now()
+	r.nodes[key] = n
+	delete(r.left, key)
+	return n
+}
+
+// part takes a node's session out; with its last one the node is offline. Its
+// streams wait for it as long as the grace of their bundle.
 func (r *registry) part(s *tunnel.Session, key nodeKey, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -229,9 +248,39 @@ func (r *registry) part(s *tunnel.Session, key nodeKey, reason string) {
 	if n.control == nil && n.bulk == nil {
 		delete(r.nodes, key)
 		r.left[key] = departure{time.Now(), reason}
-		if own := n.own; own != nil { // it may never have had a lane
-			r.ending.Go(func() { own.Close(bundle.CodeLanesLost) })
+		if n.own != nil {
+			r.away[key] = n
+			n.own.Orphan()
 		}
+	}
+}
+
+// ownBundle is the bundle of the relay's ingresses to the node; a new one where
+// the last one is over.
+func (r *registry) ownBundle(n *node, cfg bundle.Config) *bundle.Bundle {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.own == nil || n.own.Err() != nil {
+		own := bundle.NewIngress(cfg)
+		n.own = own
+		if r.closed { // nobody will come to end it
+			own.End(bundle.CodeIngressStopped)
+		}
+		r.ending.Go(func() { r.outlive(n, own) })
+	}
+	return n.own
+}
+
+// outlive waits for the end of a node's bundle: a node that is away is
+// forgotten then.
+func (r *registry) outlive(n *node, own *bundle.Bundle) {
+	<-own.Done()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.away[n.key] == n && n.own == own {
+		delete(r.away, n.key)
 	}
 }
 
@@ -264,7 +313,7 @@ func (r *registry) departed(key nodeKey) (departure, bool) {
 
 // streams is how many streams the relay's own ingresses have open.
 func (r *registry) streams() (sum int) {
-	for _, n := range r.snapshot() {
+	for _, n := range r.withBundles() {
 		if b := n.bundle(); b != nil {
 			sum += b.Streams()
 		}
@@ -276,6 +325,18 @@ func (r *registry) snapshot() (list []*node) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, n := range r.nodes {
+		list = append(list, n)
+	}
+	return list
+}
+
+// withBundles lists the nodes that are here, and those that are away and may
+// come back to their streams.
+func (r *registry) withBundles() (list []*node) {
+	list = r.snapshot()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range r.away {
 		list = append(list, n)
 	}
 	return list
@@ -304,7 +365,7 @@ func (r *registry) closeAll() {
 	r.closed = true
 	r.mu.Unlock()
 	var wg sync.WaitGroup
-	for _, n := range r.snapshot() {
+	for _, n := range r.withBundles() {
 		if b := n.bundle(); b != nil {
 			wg.Go(func() { b.Close(bundle.CodeIngressStopped) })
 		}

@@ -101,7 +101,7 @@ func New(cfg Config) (*Relay, error) {
 	}
 	r.bundles = bundle.Config{
 		Incarnation: r.incarnation, Pool: bundle.NewPool(bundle.DefaultPoolSize),
-		Logger: cfg.Logger, Metrics: bundle.NewMetrics(cfg.Registry),
+		ResumeGrace: cfg.File.ResumeGrace, Logger: cfg.Logger, Metrics: bundle.NewMetrics(cfg.Registry),
 	}
 	r.dials = newDialer(r)
 	return r, nil

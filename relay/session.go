@@ -208,6 +208,12 @@ func (v *visit) handle(ctx context.Context, s *tunnel.Session, typ string, body 
 			return nil, err
 		}
 		return v.r.dials.forClient(v.identity, req)
+	case typ == tunnel.TypeLanes && v.role == tunnel.RoleClient:
+		var req tunnel.LanesRequest
+		if err := decode(typ, body, &req); err != nil {
+			return nil, err
+		}
+		return v.r.dials.lanes(v.identity, req)
 	}
 	return nil, failure("message-unknown", "relay", "use the same version at both ends", "no message %.40q is expected from a session as %s", typ, v.role)
 }
@@ -240,8 +246,18 @@ func (r *Relay) openOwnLanes(ctx context.Context, v *visit) {
 	}
 }
 
+// openOwnLane opens a lane. A node that does not know the bundle any more ended
+// it: then the lane is the first one of a new bundle.
 func (r *Relay) openOwnLane(ctx context.Context, v *visit, express bool) error {
-	own := v.node.ownBundle(r.bundles)
+	own := r.registry.ownBundle(v.node, r.bundles)
+	err := r.joinOwnLane(ctx, v, own, express)
+	if err != nil && own.Err() != nil && v.session.Link().Err() == nil {
+		err = r.joinOwnLane(ctx, v, r.registry.ownBundle(v.node, r.bundles), express)
+	}
+	return err
+}
+
+func (r *Relay) joinOwnLane(ctx context.Context, v *visit, own *bundle.Bundle, express bool) error {
 	stream, err := v.session.OpenLane(ctx, tunnel.Join{Ingress: r.name.String(), Node: v.identity.String(), Express: express})
 	if err != nil {
 		return err
@@ -255,17 +271,6 @@ func (r *Relay) openOwnLane(ctx context.Context, v *visit, express bool) error {
 		Carrier: string(v.session.Link().Carrier()), Local: r.name.String(), Peer: v.identity.String(),
 		Exporter: exporter, Express: express,
 	})
-}
-
-// ownBundle is the bundle of the relay's ingresses to the node; a new one where
-// the last one is over.
-func (n *node) ownBundle(cfg bundle.Config) *bundle.Bundle {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.own == nil || n.own.Err() != nil {
-		n.own = bundle.NewIngress(cfg)
-	}
-	return n.own
 }
 
 // lane joins a client's lane to a lane of the node that its token is for.

@@ -11,6 +11,7 @@ import (
 const (
 	backoffFirst = 250 * time.Millisecond
 	backoffMost  = 30 * time.Second
+	backoffHurry = 500 * time.Millisecond // at most, while somebody waits
 	healthyAfter = 30 * time.Second
 
 	probeFirst = time.Minute
@@ -34,6 +35,9 @@ type Keeper struct {
 	// Final tells errors that trying again cannot mend, besides *Error with
 	// Final set; nil: there are none.
 	Final func(error) bool
+	// Hurry tells that somebody waits for the session: pauses stay short then;
+	// nil: nobody does.
+	Hurry func() bool
 	// Failed is told each failure and how long the keeper waits; nil: nobody.
 	Failed func(err error, wait time.Duration)
 	// Logger takes changes of the session; nil discards.
@@ -80,6 +84,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return err
 		}
 		pause := wait.next()
+		if k.Hurry != nil && k.Hurry() && pause > backoffHurry {
+			pause = rand.N(backoffHurry)
+		}
 		if k.Failed != nil {
 			k.Failed(err, pause)
 		}

@@ -17,6 +17,7 @@ const (
 	TypePing      = "ping"       // answered by the session itself
 	TypeHeartbeat = "heartbeat"  // from a node, Heartbeat
 	TypeGrant     = "grant"      // from a client, GrantRequest
+	TypeLanes     = "lanes"      // from a client, LanesRequest
 	TypeRenewCert = "renew-cert" // from a node, RenewCert
 	TypeRevoked   = "revoked"    // to a node, Revoked
 	TypeConfig    = "config"     // from a node, NodeConfig
@@ -29,6 +30,7 @@ const (
 var replies = map[string]string{
 	TypePing:      "pong",
 	TypeGrant:     "granted",
+	TypeLanes:     "lane-tokens",
 	TypeRenewCert: "renewed-cert",
 	TypeConfig:    "configured",
 	TypeEnrol:     "enrolled",
@@ -110,6 +112,17 @@ type Granted struct {
 	Store      string    `json:"store"` // its name at that node's gateway
 	Expires    time.Time `json:"expires"`
 	LaneTokens []string  `json:"lane_tokens,omitempty"` // one lane each, within 10 s
+}
+
+// LanesRequest is a client's wish for lanes to a node that it has a bundle with.
+type LanesRequest struct {
+	Node  string `json:"node"` // identity
+	Lanes int    `json:"lanes"`
+}
+
+// LaneTokens answers LanesRequest.
+type LaneTokens struct {
+	Tokens []string `json:"tokens"` // one lane each, within 10 s
 }
 
 // RenewCert asks for a certificate for a new key.

@@ -83,6 +83,10 @@ type Program struct {
 	Flags []string     // added to each command's
 }
 
+// briefGrace keeps tests of what ends a stream short: streams wait a second for their lanes instead of two minutes.
+// Tests of what streams outlive say otherwise in Program.Env.
+var briefGrace = []string{"EBBGATE_RELAYD_RESUME_GRACE=1s", "EBBGATE_CONNECTOR_RESUME_GRACE=1s", "EBBGATE_RESUME_GRACE=1s"}
+
 // CommandError is what a command that failed says of itself with --json.
 type CommandError struct {
 	Command string `json:"-"`
@@ -126,7 +130,7 @@ func (p Program) spec(args []string) proc.Spec {
 		Name:  "ebbgate " + strings.Join(args[:min(2, len(args))], " "),
 		Path:  p.Path,
 		Args:  slices.Concat(args, []string{"--json"}, p.Flags),
-		Env:   p.Env,
+		Env:   slices.Concat(briefGrace, p.Env),
 		Where: p.Where,
 	}
 }

@@ -242,12 +242,36 @@ func (b *Bundle) dropLaneLocked(l *lane, err error) {
 		b.wakeAllLocked()
 		return
 	}
+	b.orphanLocked(err)
+}
+
+// Orphan says that what the bundle's lanes travelled on is gone: without a lane,
+// the grace begins now, also for a bundle that never had one.
+func (b *Bundle) Orphan() {
+	b.mu.Lock()
+	defer b.unlock()
+	if b.err == nil && len(b.lanes) == 0 && b.graceAt.IsZero() {
+		b.orphanLocked(nil)
+	}
+}
+
+// orphanLocked begins the grace of a bundle that has no lane.
+func (b *Bundle) orphanLocked(err error) {
 	if b.cfg.ResumeGrace <= 0 {
 		b.overLocked(&EndError{Reason: cmp.Or(b.closing, CodeLanesLost), Err: err}, false)
 		return
 	}
 	b.graceAt = time.Now().Add(b.cfg.ResumeGrace)
 	b.armLocked(b.graceAt)
+}
+
+// End ends the bundle at once: every stream is reset with the reason. It is for
+// a far end that is known to be gone; Close is for one that is still there.
+func (b *Bundle) End(reason Code) {
+	b.mu.Lock()
+	b.overLocked(&EndError{Reason: reason}, false)
+	b.unlock()
+	b.tasks.Wait()
 }
 
 // armLocked makes the timer fire at t or earlier.
