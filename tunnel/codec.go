@@ -56,8 +56,11 @@ func readFrame(r io.Reader, limit int, v any) error {
 	if n == 0 || int64(n) > int64(limit) {
 		return Errorf("protocol-violation", "relay", "", "a message of %d bytes, at most %d", n, limit)
 	}
-	raw := make([]byte, n)
-	if _, err := io.ReadFull(r, raw); err != nil {
+	raw, err := io.ReadAll(io.LimitReader(r, int64(n))) // grows with what comes, not with what was said
+	if err == nil && len(raw) < int(n) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
 		return err
 	}
 	if err := json.Unmarshal(raw, v); err != nil {

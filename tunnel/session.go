@@ -19,6 +19,8 @@ const (
 	joinTimeout    = 10 * time.Second
 	maxHandlers    = 64
 	maxJoining     = 256
+	maxPongs       = 16 // answers to pings under way; one is as good as many
+	maxRefusals    = 64 // answers under way to requests beyond maxHandlers
 	laneLabel      = "EXPORTER-ebbgate-lane"
 	exporterLength = 32
 )
@@ -213,7 +215,9 @@ func (s *Session) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.link.Close("stopped") })
 	defer stop()
 	s.tasks.Go(func() { s.ping(ctx) })
-	s.tasks.Go(func() { s.acceptLanes(ctx) })
+	if _, shown := s.Peer(); shown || s.cfg.Initiator { // strangers have no lanes
+		s.tasks.Go(func() { s.acceptLanes(ctx) })
+	}
 	err := s.read(ctx)
 	_ = s.link.Close("control stream over")
 	cancel()
@@ -226,7 +230,8 @@ func (s *Session) Run(ctx context.Context) error {
 
 // read takes control messages until the stream ends.
 func (s *Session) read(ctx context.Context) error {
-	handlers := make(chan struct{}, maxHandlers)
+	handlers := newSlots(maxHandlers)
+	pongs, refusals := newSlots(maxPongs), newSlots(maxRefusals)
 	for {
 		var e envelope
 		if err := readFrame(s.control, maxMessage, &e); err != nil {
@@ -240,22 +245,36 @@ func (s *Session) read(ctx context.Context) error {
 			continue
 		}
 		if e.Type == TypePing {
-			s.tasks.Go(func() { _ = s.send(envelope{Type: replies[TypePing], Re: e.ID}, nil) })
+			pongs.try(&s.tasks, func() { _ = s.send(envelope{Type: replies[TypePing], Re: e.ID}, nil) })
 			continue
 		}
 		if e.Type == TypeDrain {
 			s.drain(e.Body)
 		}
-		select {
-		case handlers <- struct{}{}:
-			s.tasks.Go(func() {
-				defer func() { <-handlers }()
-				s.handle(ctx, e)
-			})
-		default:
-			s.tasks.Go(func() { s.reply(e, nil, Errorf("busy", "relay", "try again", "too many requests at once")) })
+		busy := Errorf("busy", "relay", "try again", "too many requests at once")
+		if !handlers.try(&s.tasks, func() { s.handle(ctx, e) }) && !refusals.try(&s.tasks, func() { s.reply(e, nil, busy) }) {
+			return Errorf("flood", "relay", "use the same version at both ends", "%d requests at once, whose answers are not read", maxHandlers+maxRefusals)
 		}
 	}
+}
+
+// slots bound goroutines of one kind.
+type slots chan struct{}
+
+func newSlots(n int) slots { return make(slots, n) }
+
+// try runs f in a goroutine of tasks if there is a slot.
+func (s slots) try(tasks *sync.WaitGroup, f func()) bool {
+	select {
+	case s <- struct{}{}:
+	default:
+		return false
+	}
+	tasks.Go(func() {
+		defer func() { <-s }()
+		f()
+	})
+	return true
 }
 
 func (s *Session) drain(body json.RawMessage) {

@@ -20,6 +20,10 @@ const (
 	streamWindow = 16 << 20
 	// acceptBacklog bounds streams that were opened and not yet accepted.
 	acceptBacklog = 256
+	// strangerRead and strangerWindow are what a peer gets that showed no
+	// certificate, and so has a control stream and nothing else, in bytes.
+	strangerRead   = 4 << 10
+	strangerWindow = 256 << 10 // yamux has no smaller one
 	// writeTimeout is how long one frame may take to leave on a slow network.
 	writeTimeout = 60 * time.Second
 )
@@ -57,8 +61,13 @@ func newTLSLink(ctx context.Context, conn *tls.Conn, records *recordConn, mux mu
 	if web, ok := records.Conn.(*webConn); ok {
 		carrier, ahead = web.carrier, webRead
 	}
+	config := yamuxConfig()
+	if len(state.PeerCertificates) == 0 {
+		ahead = strangerRead
+		config.AcceptBacklog, config.MaxStreamWindowSize = 1, strangerWindow
+	}
 	records.gather(ahead)
-	session, err := mux(&frameConn{Conn: conn, records: records}, yamuxConfig())
+	session, err := mux(&frameConn{Conn: conn, records: records}, config)
 	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("tunnel: %w", err)
