@@ -58,25 +58,14 @@ func (d *dialer) dial(ctx context.Context, st config.Store) (bundle.Socket, erro
 }
 
 func (d *dialer) within(ctx context.Context, st config.Store, timeout time.Duration) (bundle.Socket, error) {
-	for _, s := range d.guards.named(st.Host, st.Port) {
-		if !slices.Contains(st.AllowSpecial, s) {
-			return nil, refusedName(st, s)
-		}
+	if err := d.checkName(st); err != nil {
+		return nil, err
 	}
 	addrs, err := d.resolve(ctx, st.Host)
 	if err != nil {
 		return nil, unresolved(st, err, timeout)
 	}
-	var allowed []netip.AddrPort
-	var refused []refusal
-	for _, a := range addrs {
-		to := netip.AddrPortFrom(a, uint16(st.Port))
-		if r, ok := check(st, d.guards, to); !ok {
-			refused = append(refused, r)
-		} else if !slices.Contains(allowed, to) {
-			allowed = append(allowed, to)
-		}
-	}
+	allowed, refused := d.sort(st, addrs)
 	if len(allowed) == 0 {
 		return nil, refusedAddresses(st, refused)
 	}
@@ -85,6 +74,38 @@ func (d *dialer) within(ctx context.Context, st config.Store, timeout time.Durat
 		return nil, unreached(st, misses, timeout)
 	}
 	return sock, nil
+}
+
+// checkName refuses a store that has the name of the relay or the proxy.
+func (d *dialer) checkName(st config.Store) error {
+	for _, s := range d.guards.named(st.Host, st.Port) {
+		if !slices.Contains(st.AllowSpecial, s) {
+			return refusedName(st, s)
+		}
+	}
+	return nil
+}
+
+// sort parts the addresses that may be dialled from those that the policy
+// refuses.
+func (d *dialer) sort(st config.Store, addrs []netip.Addr) (allowed []netip.AddrPort, refused []refusal) {
+	for _, a := range addrs {
+		to := netip.AddrPortFrom(a, uint16(st.Port))
+		if r, ok := check(st, d.guards, to); !ok {
+			refused = append(refused, r)
+		} else if !slices.Contains(allowed, to) {
+			allowed = append(allowed, to)
+		}
+	}
+	return allowed, refused
+}
+
+// connector gives what makes connections.
+func (d *dialer) connector() func(context.Context, config.Store, netip.AddrPort) (bundle.Socket, error) {
+	if d.connect != nil {
+		return d.connect
+	}
+	return d.connectTCP
 }
 
 func (d *dialer) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
@@ -161,10 +182,7 @@ func (d *dialer) race(ctx context.Context, st config.Store, list []netip.AddrPor
 			}
 		}
 	}()
-	connect := d.connect
-	if connect == nil {
-		connect = d.connectTCP
-	}
+	connect := d.connector()
 	var misses []miss
 	var running []*attempt // oldest first
 	next := time.NewTimer(0)

@@ -11,11 +11,13 @@ import (
 )
 
 // handle answers the relay's messages.
-func (r *running) handle(_ context.Context, _ *tunnel.Session, typ string, body json.RawMessage) (any, error) {
+func (r *running) handle(ctx context.Context, _ *tunnel.Session, typ string, body json.RawMessage) (any, error) {
 	switch typ {
 	case tunnel.TypeDrain:
 		r.logger.Info("the relay stops")
 		return nil, nil
+	case tunnel.TypeStoreTest:
+		return r.testStore(ctx, body)
 	case tunnel.TypeRevoked:
 		var m tunnel.Revoked
 		if err := json.Unmarshal(body, &m); err != nil {

@@ -62,7 +62,8 @@ func dialOnly(r Resolver, g *guards) (*dialer, *[]netip.AddrPort) {
 
 type fakeSocket struct{ bundle.Socket }
 
-func (fakeSocket) Close() error { return nil }
+func (fakeSocket) Close() error        { return nil }
+func (fakeSocket) SetLinger(int) error { return nil }
 
 func testGuards() *guards {
 	g := &guards{}

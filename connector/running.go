@@ -38,6 +38,7 @@ type running struct {
 	// each guards itself
 	sessions *sessions
 	health   health
+	tests    tests
 	ready    sync.Once
 	looked   chan struct{} // closed once the relay and the proxy were resolved, or not
 

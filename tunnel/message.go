@@ -21,6 +21,7 @@ const (
 	TypeRenewCert = "renew-cert" // from a node, RenewCert
 	TypeRevoked   = "revoked"    // to a node, Revoked
 	TypeConfig    = "config"     // from a node, NodeConfig
+	TypeStoreTest = "store-test" // to a node, StoreTest
 	TypeDrain     = "drain"      // either way, Drain
 	TypeEnrol     = "enrol"      // from a newcomer, Enrol
 	TypeError     = "error"      // answer or farewell, Error
@@ -33,6 +34,7 @@ var replies = map[string]string{
 	TypeLanes:     "lane-tokens",
 	TypeRenewCert: "renewed-cert",
 	TypeConfig:    "configured",
+	TypeStoreTest: "store-tested",
 	TypeEnrol:     "enrolled",
 }
 
@@ -147,6 +149,25 @@ type Revoked struct {
 // NodeConfig tells what a node's hello said and is different since.
 type NodeConfig struct {
 	Stores []StoreInfo `json:"stores"` // all of them
+}
+
+// StoreTest asks a node how a store of its is.
+type StoreTest struct {
+	Store string `json:"store"`
+}
+
+// StoreTested answers StoreTest: the hops from the node on, until one failed.
+type StoreTested struct {
+	Hops []Hop `json:"hops"`
+}
+
+// Hop is one part of a path, and how it is.
+type Hop struct {
+	Name   string  `json:"name"` // dns, policy, tcp or store
+	OK     bool    `json:"ok"`
+	Millis float64 `json:"ms"`
+	Detail string  `json:"detail"`
+	Advice string  `json:"advice,omitempty"`
 }
 
 // Drain tells that the sender stops: no new dials; reconnect after so long.

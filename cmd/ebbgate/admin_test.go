@@ -69,6 +69,28 @@ func (r *registrar) Jobs(_ context.Context, tenant string) ([]admin.Job, error) 
 
 func (r *registrar) RevokeJob(context.Context, string, string) error { return nil }
 
+func (r *registrar) TestStore(_ context.Context, _, gateway, store, node string) (admin.StoreTest, error) {
+	hops := []admin.Hop{
+		{Name: "relay", OK: true, Detail: "has a session with the node over quic"},
+		{Name: "tcp", OK: true, Millis: 1.25, Detail: "10.0.0.5:1433 in 1.2 ms"},
+	}
+	t := admin.StoreTest{Gateway: gateway, Store: store, OK: true, Nodes: []admin.NodeTest{{Node: orFirst(node), OK: true, Hops: hops}}}
+	if store == "shut" {
+		t.OK, t.FirstFailure = false, "store"
+		bad := &t.Nodes[0]
+		bad.OK, bad.FirstFailure = false, "store"
+		bad.Hops = append(bad.Hops, admin.Hop{Name: "store", Detail: "closes at once", Advice: "see its log"})
+	}
+	return t, nil
+}
+
+func orFirst(node string) string {
+	if node == "" {
+		return "n1"
+	}
+	return node
+}
+
 // serve gives the API's address of a relay that knows a little.
 func serve(t *testing.T) (api string, relay *registrar) {
 	t.Helper()
@@ -122,6 +144,13 @@ n2    Offline  -        -                        -        0        -            
 				`"network_out_bytes_per_s":0,"runs":0,"concurrent_runs":0,"streams":0,"certificate_expires":"0001-01-01T00:00:00Z","stores":null}]}`,
 		},
 		{"node list corp --tenant empty", "NAME  STATUS  CARRIER  PROXY  RTT  STREAMS  STORES  SINCE  REASON\n", `{"nodes":[]}`},
+		{
+			"store test corp/erp-sql --node n2",
+			"node n2\n  relay  ok          has a session with the node over quic\n  tcp    ok  1.2 ms  10.0.0.5:1433 in 1.2 ms\n",
+			`{"gateway":"corp","store":"erp-sql","ok":true,"first_failure":"","nodes":[{"node":"n2","ok":true,"first_failure":"","hops":[` +
+				`{"name":"relay","ok":true,"ms":0,"detail":"has a session with the node over quic","advice":""},` +
+				`{"name":"tcp","ok":true,"ms":1.25,"detail":"10.0.0.5:1433 in 1.2 ms","advice":""}]}]}`,
+		},
 		{"job create nightly --allow corp/erp-sql,lab/*", "ebbjob_secret\n", `{"name":"nightly","token":"ebbjob_secret"}`},
 		{
 			"job list",
@@ -150,6 +179,27 @@ n2    Offline  -        -                        -        0        -            
 	}
 	if relay.tenant != "acme" {
 		t.Errorf("gateway create reached tenant %q", relay.tenant)
+	}
+}
+
+// TestStoreTestFails: the report is on standard output, the failure on standard
+// error, and the exit code is 1.
+func TestStoreTestFails(t *testing.T) {
+	api, _ := serve(t)
+	code, stdout, stderr := execute(t, "store", "test", "corp/shut", "--api", api)
+	wantOut := "node n1\n  relay  ok             has a session with the node over quic\n  tcp    ok     1.2 ms  10.0.0.5:1433 in 1.2 ms\n" +
+		"  store  FAILS          closes at once\n                        see its log\n"
+	wantErr := "ebbgate: store: corp/shut through node n1: store: closes at once [store-test-failed]\n  see its log\n"
+	if code != 1 {
+		t.Errorf("exit %d", code)
+	}
+	if d := cmp.Diff(wantOut, stdout) + cmp.Diff(wantErr, stderr); d != "" {
+		t.Error(d)
+	}
+	code, stdout, stderr = execute(t, "store", "test", "corp/shut", "--api", api, "--json")
+	if code != 1 || !strings.HasPrefix(stdout, `{"gateway":"corp","store":"shut","ok":false,"first_failure":"store","nodes":[`) ||
+		!strings.Contains(stderr, `"code":"store-test-failed","hop":"store"`) {
+		t.Errorf("exit %d, %s, %s", code, stdout, stderr)
 	}
 }
 

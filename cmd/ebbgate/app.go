@@ -57,7 +57,7 @@ proxy if need be, to a relay; jobs enter at the relay or with ebbgate forward.`,
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.AddCommand(a.demo(), a.relay(), a.connector(), a.gateway(), a.node(), a.job(), a.forward(), a.version())
+	root.AddCommand(a.demo(), a.relay(), a.connector(), a.gateway(), a.node(), a.store(), a.job(), a.forward(), a.version())
 	return root
 }
 

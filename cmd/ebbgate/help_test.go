@@ -70,6 +70,7 @@ func TestFlags(t *testing.T) {
 		"ebbgate gateway keys":           "config api tenant",
 		"ebbgate gateway regenerate-key": "config api tenant",
 		"ebbgate node list":              "config api tenant",
+		"ebbgate store test":             "config api tenant node",
 		"ebbgate job create":             "config api tenant allow",
 		"ebbgate job list":               "config api tenant",
 		"ebbgate job revoke":             "config api tenant",

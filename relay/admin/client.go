@@ -91,6 +91,12 @@ func (c *Client) RevokeJob(ctx context.Context, tenant, name string) error {
 	return c.call(ctx, "POST", nil, nil, "tenants", tenant, "jobs", name, "revoke")
 }
 
+// TestStore has a store dialled by the nodes that have it, or by one of them.
+func (c *Client) TestStore(ctx context.Context, tenant, gateway, store, node string) (t StoreTest, err error) {
+	err = c.call(ctx, "POST", &t, map[string]any{"node": node}, "tenants", tenant, "gateways", gateway, "stores", store, "test")
+	return t, err
+}
+
 // call makes one request; path's parts are escaped.
 func (c *Client) call(ctx context.Context, method string, into, body any, path ...string) error {
 	var content io.Reader

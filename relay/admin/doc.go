@@ -26,6 +26,9 @@ type Service interface {
 	CreateJob(ctx context.Context, tenant, name string, allow []string) (JobToken, error)
 	Jobs(ctx context.Context, tenant string) ([]Job, error)
 	RevokeJob(ctx context.Context, tenant, name string) error
+	// TestStore has the gateway's nodes that are online and have the store, or
+	// only the node that is named, dial it.
+	TestStore(ctx context.Context, tenant, gateway, store, node string) (StoreTest, error)
 }
 
 // Gateway is a logical gateway.
@@ -77,6 +80,34 @@ type Job struct {
 type JobToken struct {
 	Name  string `json:"name"`
 	Token string `json:"token"`
+}
+
+// StoreTest is how a store is, as the nodes that have it see it.
+type StoreTest struct {
+	Gateway string `json:"gateway"`
+	Store   string `json:"store"`
+	OK      bool   `json:"ok"` // at every node
+	// FirstFailure is the first hop that failed, at the first node where one did;
+	// empty: none.
+	FirstFailure string     `json:"first_failure"`
+	Nodes        []NodeTest `json:"nodes"`
+}
+
+// NodeTest is how a store is for one node.
+type NodeTest struct {
+	Node         string `json:"node"`
+	OK           bool   `json:"ok"`
+	FirstFailure string `json:"first_failure"`
+	Hops         []Hop  `json:"hops"` // until one failed
+}
+
+// Hop is one part of the path: relay, node, dns, policy, tcp or store.
+type Hop struct {
+	Name   string  `json:"name"`
+	OK     bool    `json:"ok"`
+	Millis float64 `json:"ms"`
+	Detail string  `json:"detail"`
+	Advice string  `json:"advice"`
 }
 
 // Error is what the API answers when it does not do what was asked.

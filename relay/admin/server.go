@@ -115,6 +115,15 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("POST "+tenant+"/jobs/{job}/revoke", s.answer(func(r *http.Request) (any, error) {
 		return struct{}{}, s.service.RevokeJob(r.Context(), r.PathValue("tenant"), r.PathValue("job"))
 	}))
+	mux.Handle("POST "+tenant+"/gateways/{gateway}/stores/{store}/test", s.answer(func(r *http.Request) (any, error) {
+		var body struct {
+			Node string `json:"node"`
+		}
+		if err := decode(r, &body); err != nil {
+			return nil, err
+		}
+		return s.service.TestStore(r.Context(), r.PathValue("tenant"), r.PathValue("gateway"), r.PathValue("store"), body.Node)
+	}))
 	mux.Handle("/", s.answer(func(r *http.Request) (any, error) {
 		return nil, refused("api-unknown", "use the ebbgate command of the relay's own version", "the API has no %s %s", r.Method, r.URL.Path)
 	}))
@@ -141,7 +150,7 @@ func decode(r *http.Request, into any) error {
 // statuses are the answers by code; every other error is a 500.
 var statuses = map[string]int{
 	"api-unknown": 404, "request-malformed": 400, "name-invalid": 400, "allow-invalid": 400, "slot-invalid": 400,
-	"not-found": 404, "gateway-unknown": 404, "tenant-unknown": 404, "job-unknown": 404, "exists": 409, "conflict": 409, "state-unavailable": 503,
+	"not-found": 404, "gateway-unknown": 404, "tenant-unknown": 404, "job-unknown": 404, "node-unknown": 404, "store-unknown": 404, "no-node-online": 503, "exists": 409, "conflict": 409, "state-unavailable": 503,
 }
 
 func (s *Server) answer(do func(*http.Request) (any, error)) http.Handler {
