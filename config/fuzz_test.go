@@ -101,12 +101,16 @@ func checkRelay(t *testing.T, r *Relay) {
 	}
 	checkListen(t, r.Listen.TLS)
 	checkListen(t, r.Listen.QUIC)
-	checkListen(t, r.Ingress.Connect)
-	checkListen(t, r.Ingress.Socks5)
+	for _, d := range []RelayDoor{r.Ingress.Connect, r.Ingress.Socks5} {
+		checkListen(t, d.Listen)
+		if d.Listen != "" && !d.Listen.loopback() && !d.TLS && len(d.AllowFrom) == 0 {
+			t.Fatalf("%+v", d)
+		}
+	}
 	checkListen(t, r.Metrics)
 	for _, p := range r.Ingress.Ports {
 		checkListen(t, p.Listen)
-		if !p.Listen.loopback() || !validName(p.Gateway) || !validName(p.Store) || !validName(p.Job) {
+		if !p.Listen.loopback() && p.ClientCA == "" && len(p.AllowFrom) == 0 || !validName(p.Gateway) || !validName(p.Store) || !validName(p.Job) {
 			t.Fatalf("port %+v", p)
 		}
 	}

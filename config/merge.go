@@ -196,6 +196,9 @@ func (s *source) put(where string, k key, text string) {
 	default:
 		d := &decoder{source: s, at: func(int) string { return where }}
 		node := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text}
+		if k.typ.Kind() == reflect.Bool && (text == "true" || text == "false") {
+			node.Tag = "!!bool"
+		}
 		if value, ok := d.value(k.path, node, k.typ, k.short); ok {
 			s.set(where, k, value)
 		}

@@ -3,6 +3,7 @@ package config
 import (
 	"net"
 	"net/netip"
+	"reflect"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -33,6 +34,9 @@ func addFlags(fs *pflag.FlagSet, raw any) {
 			fs.StringSlice(k.flag(), nil, k.usage)
 		default:
 			fs.String(k.flag(), "", k.usage)
+			if k.typ.Kind() == reflect.Bool {
+				fs.Lookup(k.flag()).NoOptDefVal = "true"
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"path/filepath"
 	"reflect"
 	"testing"
@@ -11,6 +12,8 @@ import (
 
 func reference(name string) string { return filepath.Join("..", "docs", "reference", name) }
 
+func samePrefix(a, b netip.Prefix) bool { return a == b }
+
 func TestReferenceRelay(t *testing.T) {
 	got, err := LoadRelay(Options{File: reference("relay.yaml"), Environment: nothing})
 	if err != nil {
@@ -20,15 +23,21 @@ func TestReferenceRelay(t *testing.T) {
 		Hostname: "relay.example.com",
 		Listen:   RelayListen{TLS: ":443", QUIC: ":443", HTTP: ":80"},
 		Ingress: RelayIngress{
-			Connect: "127.0.0.1:3128", Socks5: "127.0.0.1:1080",
-			Ports: []RelayPort{{Listen: "127.0.0.1:11433", Gateway: "corp", Store: "erp-sql", Job: "nightly-copy"}},
+			Connect: RelayDoor{Listen: "127.0.0.1:3128"}, Socks5: RelayDoor{Listen: "127.0.0.1:1080"},
+			Ports: []RelayPort{{
+				RelayDoor: RelayDoor{
+					Listen: "127.0.0.1:11433", TLS: true, ClientCA: "/etc/ebbgate/jobs-ca.pem",
+					AllowFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+				},
+				Gateway: "corp", Store: "erp-sql", Job: "nightly-copy",
+			}},
 		},
 		State:       RelayState{Dir: "/var/lib/ebbgate", KeyFile: filepath.Join("/var/lib/ebbgate", "state.key")},
 		Metrics:     "127.0.0.1:9464",
 		Log:         Log{Format: LogAuto},
 		ResumeGrace: DefaultResumeGrace,
 	}
-	if d := cmp.Diff(want, got); d != "" {
+	if d := cmp.Diff(want, got, cmp.Comparer(samePrefix)); d != "" {
 		t.Error(d)
 	}
 	everyKey(t, "relay.yaml", rawRelay{})
@@ -137,6 +146,7 @@ func TestKeys(t *testing.T) {
 		"--listen-http EBBGATE_RELAYD_LISTEN_HTTP",
 		"--ingress-connect EBBGATE_RELAYD_INGRESS_CONNECT",
 		"--ingress-socks5 EBBGATE_RELAYD_INGRESS_SOCKS5",
+		"--ingress-https EBBGATE_RELAYD_INGRESS_HTTPS",
 		"EBBGATE_RELAYD_INGRESS_PORTS",
 		"--state-dir EBBGATE_RELAYD_STATE_DIR",
 		"--state-key-file EBBGATE_RELAYD_STATE_KEY_FILE",

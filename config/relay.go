@@ -1,9 +1,7 @@
 package config
 
 import (
-	"fmt"
 	"path/filepath"
-	"strings"
 	"time"
 )
 
@@ -35,23 +33,6 @@ type RelayListen struct {
 	HTTP Listen
 }
 
-// RelayIngress says where jobs come in.
-type RelayIngress struct {
-	// Connect is the HTTP CONNECT port, on loopback; empty: none.
-	Connect Listen
-	// Socks5 is the SOCKS 5 port, on loopback; empty: none.
-	Socks5 Listen
-	// Ports stand for one store and one job each, on loopback.
-	Ports []RelayPort
-}
-
-// RelayPort is a TCP port through which a job dials one store without a token.
-type RelayPort struct {
-	Listen         Listen
-	Gateway, Store string
-	Job            string
-}
-
 // RelayState says where the relay keeps what it must not lose.
 type RelayState struct {
 	Dir string
@@ -75,9 +56,6 @@ func LoadRelay(opt Options) (*Relay, error) {
 
 const relayPrefix = "EBBGATE_RELAYD_"
 
-// tokensCross is why an ingress that asks for tokens must be on loopback.
-const tokensCross = "job tokens would cross the network unencrypted"
-
 // rawRelay mirrors relay.yaml.
 type rawRelay struct {
 	Hostname string `mapstructure:"hostname" usage:"name or address at which connectors and clients reach the relay"`
@@ -86,12 +64,8 @@ type rawRelay struct {
 		QUIC *string `mapstructure:"quic" usage:"UDP address for sessions; empty: no QUIC"`
 		HTTP *string `mapstructure:"http" usage:"TCP address for sessions in plain HTTP; empty: none"`
 	} `mapstructure:"listen"`
-	Ingress struct {
-		Connect string    `mapstructure:"connect" usage:"loopback address of the HTTP CONNECT ingress"`
-		Socks5  string    `mapstructure:"socks5" usage:"loopback address of the SOCKS 5 ingress"`
-		Ports   []rawPort `mapstructure:"ports"`
-	} `mapstructure:"ingress"`
-	State struct {
+	Ingress rawIngress `mapstructure:"ingress"`
+	State   struct {
 		Dir     string `mapstructure:"dir" usage:"folder for what the relay must not lose"`
 		KeyFile string `mapstructure:"key_file" usage:"file with the key that secrets are encrypted with"`
 	} `mapstructure:"state"`
@@ -104,54 +78,12 @@ type rawRelay struct {
 	ResumeGrace string `mapstructure:"resume_grace" usage:"how long streams wait for a lost node to come back (120s; 0: not at all)"`
 }
 
-type rawPort struct {
-	Listen string `mapstructure:"listen"`
-	Target string `mapstructure:"target"`
-	Job    string `mapstructure:"job"`
-}
-
-// loopbackListen checks an address of an ingress, which must be on loopback: why says
-// what would go wrong elsewhere.
-func (c *checker) loopbackListen(key, s, why, example string) Listen {
-	l := c.listen(key, s)
-	if l != "" && !l.loopback() {
-		c.add(key, "is not on loopback, so "+why, example)
-	}
-	return l
-}
-
-func (raw rawPort) check(c *checker, key string) RelayPort {
-	const example = "{listen: \"127.0.0.1:11433\", target: corp/erp-sql, job: nightly-copy}"
-	p := RelayPort{Listen: c.loopbackListen(key+".listen", raw.Listen, "whoever reaches it would reach the store", example)}
-	if raw.Listen == "" {
-		c.add(key+".listen", "is missing", example)
-	}
-	gateway, store, ok := strings.Cut(raw.Target, "/")
-	if raw.Target == "" {
-		c.add(key+".target", "is missing", example)
-	} else if !ok {
-		c.add(key+".target", quote(raw.Target)+" is not GATEWAY/STORE", "target: corp/erp-sql")
-	} else {
-		p.Gateway = c.name(key+".target", gateway, "target: corp/erp-sql")
-		p.Store = c.name(key+".target", store, "target: corp/erp-sql")
-	}
-	if raw.Job == "" {
-		c.add(key+".job", "is missing", example)
-	} else {
-		p.Job = c.name(key+".job", raw.Job, "job: nightly-copy")
-	}
-	return p
-}
-
 func (raw *rawRelay) check(m *merged) (*Relay, error) {
 	c := &checker{origin: m.where}
 	r := &Relay{
-		Hostname: c.host("hostname", raw.Hostname, "relay.example.com"),
-		Listen:   RelayListen{TLS: c.listen("listen.tls", or(raw.Listen.TLS, ":443"))},
-		Ingress: RelayIngress{
-			Connect: c.loopbackListen("ingress.connect", raw.Ingress.Connect, tokensCross, "127.0.0.1:3128"),
-			Socks5:  c.loopbackListen("ingress.socks5", raw.Ingress.Socks5, tokensCross, "127.0.0.1:1080"),
-		},
+		Hostname:    c.host("hostname", raw.Hostname, "relay.example.com"),
+		Listen:      RelayListen{TLS: c.listen("listen.tls", or(raw.Listen.TLS, ":443"))},
+		Ingress:     raw.Ingress.check(c),
 		State:       RelayState{Dir: or(raw.State.Dir, defaultDir("ebbgate")), KeyFile: raw.State.KeyFile},
 		TLS:         RelayTLS{Cert: raw.TLS.Cert, Key: raw.TLS.Key},
 		Metrics:     c.listen("metrics", raw.Metrics),
@@ -168,9 +100,6 @@ func (raw *rawRelay) check(m *merged) (*Relay, error) {
 	}
 	if r.State.KeyFile == "" {
 		r.State.KeyFile = filepath.Join(r.State.Dir, "state.key")
-	}
-	for i, p := range raw.Ingress.Ports {
-		r.Ingress.Ports = append(r.Ingress.Ports, p.check(c, fmt.Sprintf("ingress.ports[%d]", i)))
 	}
 	switch {
 	case r.TLS.Cert != "" && r.TLS.Key == "":

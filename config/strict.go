@@ -201,6 +201,12 @@ func (d *decoder) value(path string, n *yaml.Node, typ reflect.Type, short strin
 			return nil, false
 		}
 		return number, true
+	case reflect.Bool:
+		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
+			d.add(d.at(n.Line), path, "is "+kindName(n)+", but true or false is wanted", "true")
+			return nil, false
+		}
+		return strings.EqualFold(n.Value, "true"), true
 	case reflect.String:
 		return d.text(path, n)
 	}

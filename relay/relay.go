@@ -19,7 +19,6 @@ import (
 	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/config"
 	"github.com/ebbgate/ebbgate/relay/admin"
-	"github.com/ebbgate/ebbgate/relay/ingress"
 	"github.com/ebbgate/ebbgate/relay/state"
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
@@ -75,6 +74,7 @@ type Relay struct {
 	registry   *registry
 	dials      *dialer
 	tickets    *tickets
+	doors      *doors
 	doorkeeper *doorkeeper
 
 	ready    Ready
@@ -104,6 +104,7 @@ func New(cfg Config) (*Relay, error) {
 		ResumeGrace: cfg.File.ResumeGrace, Logger: cfg.Logger, Metrics: bundle.NewMetrics(cfg.Registry),
 	}
 	r.dials = newDialer(r)
+	r.doors = newDoors(r)
 	return r, nil
 }
 
@@ -125,15 +126,12 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, broken := errgroup.WithContext(serving)
-	doors := r.doors(l)
 	group.Go(func() error { return r.acceptTLS(broken, l.tls) })
 	group.Go(func() error { return r.acceptHTTP(broken, l.http) })
 	group.Go(func() error { return r.acceptQUIC(broken, l.quic) })
 	group.Go(func() error { return admin.NewServer(service{r}, r.log).Serve(broken, l.api) })
 	group.Go(func() error { return r.self.renew(broken) })
-	for _, d := range doors {
-		group.Go(func() error { return d.Serve(broken, d.listener) })
-	}
+	group.Go(func() error { return r.doors.serve(broken) })
 	if l.metrics != nil {
 		group.Go(func() error { return r.serveMetrics(broken, l.metrics) })
 	}
@@ -143,12 +141,15 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	}
 	select {
 	case <-ctx.Done():
-		r.drain(doors)
+		r.drain()
 	case <-broken.Done():
 	}
 	stop()
 	err = group.Wait()
 	r.registry.closeAll()
+	over, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	r.doors.drain(over) // every stream is over now
 	r.sessions.Wait()
 	r.registry.ending.Wait()
 	return err
@@ -202,9 +203,6 @@ type listeners struct {
 	tls     net.Listener
 	quic    net.PacketConn
 	http    net.Listener
-	connect net.Listener
-	socks5  net.Listener
-	ports   []net.Listener
 	metrics net.Listener
 	api     net.Listener
 	ready   Ready
@@ -215,6 +213,7 @@ func (r *Relay) listen(ctx context.Context) (l *listeners, err error) {
 	defer func() {
 		if err != nil {
 			l.close()
+			r.doors.close()
 		}
 	}()
 	file := r.cfg.File
@@ -235,26 +234,10 @@ func (r *Relay) listen(ctx context.Context) (l *listeners, err error) {
 		}
 		l.ready.HTTP = l.http.Addr().String()
 	}
-	if file.Ingress.Connect != "" {
-		if l.connect, err = ingress.Listen(ctx, string(file.Ingress.Connect)); err != nil {
-			return nil, listenError("ingress.connect", err)
-		}
-		l.ready.Connect = l.connect.Addr().String()
+	if err = r.doors.apply(ctx, file.Ingress); err != nil {
+		return nil, err
 	}
-	if file.Ingress.Socks5 != "" {
-		if l.socks5, err = ingress.Listen(ctx, string(file.Ingress.Socks5)); err != nil {
-			return nil, listenError("ingress.socks5", err)
-		}
-		l.ready.Socks5 = l.socks5.Addr().String()
-	}
-	for i, p := range file.Ingress.Ports {
-		bound, err := ingress.Listen(ctx, string(p.Listen))
-		if err != nil {
-			return nil, listenError(fmt.Sprintf("ingress.ports[%d].listen", i), err)
-		}
-		l.ports = append(l.ports, bound)
-		l.ready.Ports = append(l.ready.Ports, bound.Addr().String())
-	}
+	r.doors.ready(&l.ready)
 	if file.Metrics != "" {
 		if l.metrics, err = config.Listen(ctx, "tcp", string(file.Metrics)); err != nil {
 			return nil, listenError("metrics", err)
@@ -278,7 +261,7 @@ func samePort(quic, tls string, bound net.Addr) string {
 }
 
 func (l *listeners) close() {
-	for _, c := range append([]net.Listener{l.tls, l.http, l.connect, l.socks5, l.metrics, l.api}, l.ports...) {
+	for _, c := range []net.Listener{l.tls, l.http, l.metrics, l.api} {
 		if c != nil {
 			_ = c.Close()
 		}
@@ -288,47 +271,14 @@ func (l *listeners) close() {
 	}
 }
 
-// doorway is an ingress and what it listens on.
-type doorway struct {
-	ingressServer
-	listener net.Listener
-}
-
-// ingressServer is one kind of ingress.
-type ingressServer interface {
-	Serve(ctx context.Context, l net.Listener) error
-	Drain(ctx context.Context) error
-}
-
-// doors are the ingresses that are configured.
-func (r *Relay) doors(l *listeners) (list []doorway) {
-	counted := ingress.NewMetrics(r.cfg.Registry)
-	if l.connect != nil {
-		list = append(list, doorway{ingress.NewConnect(r.dials, r.log, counted), l.connect})
-	}
-	if l.socks5 != nil {
-		list = append(list, doorway{ingress.NewSocks5(r.dials, r.log, counted), l.socks5})
-	}
-	for i, p := range r.cfg.File.Ingress.Ports {
-		target := ingress.Target{Host: p.Store + "." + p.Gateway}
-		job := ingress.Job{Tenant: state.DefaultTenant, Name: p.Job}
-		list = append(list, doorway{ingress.NewPort(r.dials, target, job, r.log, counted), l.ports[i]})
-	}
-	return list
-}
-
 // drain lets open streams end: no new dials, peers are told.
-func (r *Relay) drain(doors []doorway) {
+func (r *Relay) drain() {
 	r.log.Info("relay drains", "timeout", r.cfg.DrainTimeout)
 	ctx, cancel := context.WithTimeout(context.Background(), r.cfg.DrainTimeout)
 	defer cancel()
 	r.dials.drain()
 	r.registry.announceDrain()
-	var all sync.WaitGroup
-	for _, d := range doors {
-		all.Go(func() { _ = d.Drain(ctx) })
-	}
-	all.Wait()
+	r.doors.drain(ctx)
 	if n := r.registry.streams(); n > 0 {
 		r.log.Warn("streams were still open when the drain timeout ended; they are reset", "streams", n)
 	}

@@ -55,8 +55,8 @@ func startRelay(t testing.TB, drain time.Duration) *running {
 		Hostname: "127.0.0.1",
 		Listen:   config.RelayListen{TLS: "127.0.0.1:0", QUIC: "127.0.0.1:0", HTTP: "127.0.0.1:0"},
 		Ingress: config.RelayIngress{
-			Connect: "127.0.0.1:0", Socks5: "127.0.0.1:0",
-			Ports: []config.RelayPort{{Listen: "127.0.0.1:0", Gateway: "corp", Store: "echo", Job: "nightly"}},
+			Connect: config.RelayDoor{Listen: "127.0.0.1:0"}, Socks5: config.RelayDoor{Listen: "127.0.0.1:0"}, HTTPS: true,
+			Ports: []config.RelayPort{{RelayDoor: config.RelayDoor{Listen: "127.0.0.1:0"}, Gateway: "corp", Store: "echo", Job: "nightly"}},
 		},
 		State: config.RelayState{Dir: dir, KeyFile: dir + "/state.key"},
 	}
@@ -460,7 +460,7 @@ func TestWebsiteAndGarbage(t *testing.T) {
 		t.Errorf("%d connections count as anonymous, want the visitor's", n)
 	}
 	fmt.Fprintf(visitor, "CONNECT echo.corp:7 HTTP/1.1\r\nHost: x\r\n\r\n")
-	if refused, err := http.ReadResponse(bufio.NewReader(visitor), nil); err != nil || refused.StatusCode != http.StatusMethodNotAllowed {
+	if refused, err := http.ReadResponse(bufio.NewReader(visitor), nil); err != nil || refused.StatusCode != http.StatusProxyAuthRequired {
 		t.Errorf("CONNECT over HTTPS: %v %v", refused, err)
 	}
 	visitor.Close()

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ebbgate/ebbgate/relay/ingress"
 	"github.com/ebbgate/ebbgate/tunnel"
 )
 
@@ -21,7 +22,7 @@ func (r *Relay) site() http.Handler {
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc(tunnel.TunnelPath, r.serveTunnel)
-	return &siteHandler{pages: mux}
+	return &siteHandler{pages: mux, ingress: r.doors.web}
 }
 
 // plainSite is what the relay answers over plain HTTP: WebSockets, and nothing
@@ -43,22 +44,26 @@ func (r *Relay) serveTunnel(w http.ResponseWriter, req *http.Request) {
 	takeOver(req, func(ctx context.Context, proved func()) { r.handshake(ctx, conn, proved) })
 }
 
-// siteHandler tells CONNECT, which has no path (RFC 9110 §9.3.6), from requests
-// for pages.
+// siteHandler tells requests to a proxy, CONNECT and those in absolute form (RFC
+// 9112 §3.2), from requests for pages.
 type siteHandler struct {
 	pages   http.Handler
-	connect http.Handler // may hijack the connection, see takeOver; nil: refused
+	ingress func() *ingress.Connect // gives nil where there is none; nil: there never is
 }
 
 func (h *siteHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	switch {
-	case req.Method != http.MethodConnect:
+	if req.Method != http.MethodConnect && (h.ingress == nil || !req.URL.IsAbs()) {
 		h.pages.ServeHTTP(w, req)
-	case h.connect != nil:
-		h.connect.ServeHTTP(w, req)
-	default:
-		http.Error(w, "no ingress here", http.StatusMethodNotAllowed)
+		return
 	}
+	if h.ingress != nil {
+		if in := h.ingress(); in != nil {
+			in.ServeHTTP(w, req)
+			return
+		}
+	}
+	w.Header().Set("Ebbgate-Error", "no-ingress")
+	http.Error(w, "relay: jobs do not come in here\nset ingress.https in the relay's configuration, or use ebbgate forward", http.StatusMethodNotAllowed)
 }
 
 // website serves HTTP/1.1 on connections that are handed to it one by one: over
@@ -78,7 +83,8 @@ func newWebsite(handler http.Handler, config *tls.Config, logger *slog.Logger) *
 		IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, visitorKey{}, visitorOf(c))
+			v := visitorOf(c)
+			return context.WithValue(ingress.WithConn(ctx, c, v.proved), visitorKey{}, v)
 		},
 	}
 	w.served.Go(func() { _ = w.server.Serve(w) })
@@ -92,6 +98,8 @@ type visitor struct {
 	over  chan struct{} // closed by Close
 	taken chan func(ctx context.Context, proved func())
 	close func() // closes over, once
+	// proved says that the connection is not anonymous any more
+	proved func()
 }
 
 // visitorKey is for a request's visitor in its context.
@@ -136,11 +144,12 @@ func takeOver(req *http.Request, serve func(ctx context.Context, proved func()))
 // all the while, unless a handler took it over and calls proved.
 func (w *website) serve(ctx context.Context, conn net.Conn, proved func()) {
 	_ = conn.SetDeadline(time.Now().Add(firstBytes)) // net/http sets its own after the handshake
-	v := &visitor{Conn: conn, over: make(chan struct{}), taken: make(chan func(context.Context, func()), 1)}
+	v := &visitor{Conn: conn, proved: proved, over: make(chan struct{}), taken: make(chan func(context.Context, func()), 1)}
 	v.close = sync.OnceFunc(func() { close(v.over) })
 	var served net.Conn = v
 	if w.config != nil {
-		served = tunnel.WebTLS(v, w.config)
+		// not a *tls.Conn: an answer that breaks off must not end like a whole one
+		served = ingress.Secure(v, func(c net.Conn) *tls.Conn { return tunnel.WebTLS(c, w.config) })
 	}
 	select {
 	case w.conns <- served:

@@ -69,6 +69,9 @@ type peekedConn struct {
 	in *bufio.Reader // nil once it is empty
 }
 
+// NetConn is the connection below. What was looked at comes from Read alone.
+func (c *peekedConn) NetConn() net.Conn { return c.Conn }
+
 func (c *peekedConn) Read(p []byte) (int, error) {
 	if c.in == nil {
 		return c.Conn.Read(p)

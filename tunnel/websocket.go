@@ -50,11 +50,17 @@ type webWire struct {
 	out       []byte
 }
 
+// overTLS is a *tls.Conn, or what a server wrapped around one.
+type overTLS interface {
+	NetConn() net.Conn
+	ConnectionState() tls.ConnectionState
+}
+
 // newWebWire makes the wire of a connection after its upgrade; in gives what was
 // read ahead, then the rest.
 func newWebWire(conn net.Conn, in io.Reader) *webWire {
 	w := &webWire{Conn: conn, in: in}
-	if secured, ok := conn.(*tls.Conn); ok {
+	if secured, ok := conn.(overTLS); ok {
 		if w.records, ok = secured.NetConn().(*recordConn); ok {
 			w.records.gather(readAhead)
 		}
@@ -117,7 +123,7 @@ func (w *webWire) flush() error {
 // Close closes the TCP connection. There is nobody to take leave of: whoever is
 // the far end of this TLS, the link's own TLS says when it is over.
 func (w *webWire) Close() error {
-	if secured, ok := w.Conn.(*tls.Conn); ok {
+	if secured, ok := w.Conn.(overTLS); ok {
 		return secured.NetConn().Close()
 	}
 	return w.Conn.Close()
@@ -135,7 +141,7 @@ type webConn struct {
 
 func newWebConn(socket *websocket.Conn, wire *webWire) *webConn {
 	c := &webConn{Conn: wire.Conn, carrier: WS, socket: socket, wire: wire}
-	if _, secured := wire.Conn.(*tls.Conn); secured {
+	if _, secured := wire.Conn.(overTLS); secured {
 		c.carrier = WSS
 	}
 	socket.SetReadLimit(maxWebMessage)

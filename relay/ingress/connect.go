@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +28,7 @@ type Job struct {
 // Stream is an open stream; *bundle.Stream is one.
 type Stream interface {
 	Carry(sock bundle.Socket, prefix []byte) bundle.Report
+	Reset(reason bundle.Code)
 }
 
 // Dialer is the relay behind an ingress.
@@ -61,35 +64,38 @@ type advised interface {
 // statuses are the answers by the code of what went wrong; every other code is
 // a 502.
 var statuses = map[string]int{
-	"token-missing":     http.StatusProxyAuthRequired,
-	"token-invalid":     http.StatusProxyAuthRequired,
-	"token-malformed":   http.StatusProxyAuthRequired,
-	"job-not-allowed":   http.StatusForbidden,
-	"store-not-allowed": http.StatusForbidden,
-	"address-refused":   http.StatusForbidden,
-	"revoked":           http.StatusForbidden,
-	"gateway-unknown":   http.StatusNotFound,
-	"store-unknown":     http.StatusNotFound,
-	"port-mismatch":     http.StatusNotFound,
-	"alias-ambiguous":   http.StatusNotFound,
-	"no-node-online":    http.StatusServiceUnavailable,
-	"node-elsewhere":    http.StatusServiceUnavailable,
-	"node-busy":         http.StatusServiceUnavailable,
-	"node-draining":     http.StatusServiceUnavailable,
-	"node-stopped":      http.StatusServiceUnavailable,
-	"lanes-lost":        http.StatusServiceUnavailable,
-	"end-restarted":     http.StatusServiceUnavailable,
-	"relay-draining":    http.StatusServiceUnavailable,
-	"queue-timeout":     http.StatusServiceUnavailable,
-	"store-timeout":     http.StatusGatewayTimeout,
-	"target-malformed":  http.StatusBadRequest,
-	"run-invalid":       http.StatusBadRequest,
+	"token-missing":      http.StatusProxyAuthRequired,
+	"token-invalid":      http.StatusProxyAuthRequired,
+	"token-malformed":    http.StatusProxyAuthRequired,
+	"job-not-allowed":    http.StatusForbidden,
+	"store-not-allowed":  http.StatusForbidden,
+	"address-refused":    http.StatusForbidden,
+	"revoked":            http.StatusForbidden,
+	"gateway-unknown":    http.StatusNotFound,
+	"store-unknown":      http.StatusNotFound,
+	"port-mismatch":      http.StatusNotFound,
+	"alias-ambiguous":    http.StatusNotFound,
+	"no-node-online":     http.StatusServiceUnavailable,
+	"node-elsewhere":     http.StatusServiceUnavailable,
+	"node-busy":          http.StatusServiceUnavailable,
+	"node-draining":      http.StatusServiceUnavailable,
+	"node-stopped":       http.StatusServiceUnavailable,
+	"lanes-lost":         http.StatusServiceUnavailable,
+	"end-restarted":      http.StatusServiceUnavailable,
+	"relay-draining":     http.StatusServiceUnavailable,
+	"queue-timeout":      http.StatusServiceUnavailable,
+	"store-timeout":      http.StatusGatewayTimeout,
+	"target-malformed":   http.StatusBadRequest,
+	"scheme-unsupported": http.StatusBadRequest,
+	"run-invalid":        http.StatusBadRequest,
 }
 
-// Connect is an HTTP proxy that speaks CONNECT.
+// Connect is an HTTP proxy: for CONNECT, and for plain HTTP in absolute form. It has a server of its own,
+// Serve, and can be the handler of another one, whose connections [Secure] made.
 type Connect struct {
 	door
 	server *http.Server
+	visits map[*visit]struct{} // with connections to stores; guarded by mu
 }
 
 // maxConnections bounds the connections that an ingress holds at once.
@@ -97,31 +103,28 @@ const maxConnections = 20000
 
 // NewConnect makes the server; it listens on nothing.
 func NewConnect(dialer Dialer, logger *slog.Logger, metrics *Metrics) *Connect {
-	c := &Connect{door: newDoor(dialer, logger, metrics)}
+	c := &Connect{door: newDoor(dialer, logger, metrics), visits: make(map[*visit]struct{})}
 	c.server = &http.Server{
 		Handler:           c,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       60 * time.Second,
+		WriteTimeout:      60 * time.Second, // of an answer of its own, with the dial before it
 		MaxHeaderBytes:    16 << 10,
-		ConnContext:       rememberConn,
-		ErrorLog:          slog.NewLogLogger(c.logger.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return WithConn(ctx, conn, func() {})
+		},
+		ErrorLog: slog.NewLogLogger(c.logger.Handler(), slog.LevelDebug),
 	}
 	return c
 }
 
-type connKey struct{}
-
-func rememberConn(ctx context.Context, conn net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, conn)
-}
-
-// Serve accepts on l, which comes from [Listen], until ctx ends or Drain was
-// called; streams go on after that. It returns nil then.
-func (c *Connect) Serve(ctx context.Context, l net.Listener) error {
+// Serve accepts on l until ctx ends, l is closed or Drain was called; streams go
+// on after that. It returns nil then.
+func (c *Connect) Serve(ctx context.Context, l *Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.server.Close() })
 	defer stop()
-	err := c.server.Serve(limited(l, maxConnections))
-	if errors.Is(err, http.ErrServerClosed) {
+	err := c.server.Serve(newGate(l, maxConnections, c.uninvited))
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return fmt.Errorf("ingress: connect: %w", err)
@@ -131,21 +134,29 @@ func (c *Connect) Serve(ctx context.Context, l net.Listener) error {
 // Requests that come over connections that are open already are refused.
 func (c *Connect) Drain(ctx context.Context) error {
 	c.shut()
+	c.mu.Lock()
+	visits := slices.Collect(maps.Keys(c.visits))
+	c.mu.Unlock()
+	for _, v := range visits {
+		v.closeIdle()
+	}
 	_ = c.server.Shutdown(ctx) // idle connections; hijacked ones are ours
 	return c.wait(ctx)
 }
 
-// ServeHTTP answers one request.
+// ServeHTTP answers one request, of a server whose connections' contexts come from
+// [WithConn]. An open stream is carried before it returns.
 func (c *Connect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !c.enter() {
-		c.refuse(w, r, &failure{"relay-draining", "relay", "the relay is shutting down", "try again; another relay or the restarted one will answer"})
+		c.refuse(w, r, &failure{"relay-draining", "relay", "the relay is shutting down, or has too many connections", "try again; another relay or the restarted one will answer"})
 		return
 	}
-	defer c.carrying.Done()
-	if r.Method != http.MethodConnect {
+	defer c.exit()
+	absolute := r.URL.IsAbs() && r.Method != http.MethodConnect
+	if !absolute && r.Method != http.MethodConnect {
 		w.Header().Set("Allow", http.MethodConnect)
 		c.metrics.requests.WithLabelValues("method").Inc()
-		http.Error(w, "this is an Ebbgate ingress: use it as an HTTP proxy with CONNECT, for example\n  curl --proxytunnel --proxy http://JOB:TOKEN@"+r.Host+" http://STORE.GATEWAY:PORT/", http.StatusMethodNotAllowed)
+		http.Error(w, "this is an Ebbgate ingress: use it as an HTTP proxy, for example\n  curl --proxy http://JOB:TOKEN@"+r.Host+" http://STORE.GATEWAY:PORT/", http.StatusMethodNotAllowed)
 		return
 	}
 	name, token, err := credentials(r)
@@ -162,22 +173,28 @@ func (c *Connect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, r, err)
 		return
 	}
+	v, ok := r.Context().Value(visitKey{}).(*visit)
+	if !ok {
+		c.refuse(w, r, &failure{"internal", "relay", "the connection cannot be taken over", "use HTTP/1.1"})
+		return
+	}
+	if absolute {
+		c.relay(w, r, v, job)
+		return
+	}
 	target, err := ParseTarget(r.RequestURI)
 	if err != nil {
 		c.refuse(w, r, err)
 		return
 	}
-	c.tunnel(w, r, job, target)
+	c.tunnel(w, r, v, job, target)
 }
 
 // tunnel dials and carries. From the dial on, the socket is armed: it closes
 // with a reset unless the stream ends well.
-func (c *Connect) tunnel(w http.ResponseWriter, r *http.Request, job Job, target Target) {
-	sock, ok := r.Context().Value(connKey{}).(*armedConn)
-	if !ok {
-		c.refuse(w, r, &failure{"internal", "relay", "the connection cannot be taken over", "use HTTP/1.1"})
-		return
-	}
+func (c *Connect) tunnel(w http.ResponseWriter, r *http.Request, v *visit, job Job, target Target) {
+	v.proved()
+	sock := v.conn
 	sock.arm()
 	stream, err := c.dialer.Dial(r.Context(), job, target, sock.RemoteAddr())
 	if err != nil {
@@ -193,7 +210,7 @@ func (c *Connect) tunnel(w http.ResponseWriter, r *http.Request, job Job, target
 	if err == nil {
 		_ = conn.SetDeadline(time.Time{})
 		prefix, _ = buffered.Reader.Peek(buffered.Reader.Buffered())
-		_, err = sock.TCPConn.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n"))
+		_, err = sock.Socket.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n"))
 	}
 	if err != nil {
 		_ = sock.Close()

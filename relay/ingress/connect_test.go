@@ -45,6 +45,8 @@ func (f *fakeRelay) Dial(_ context.Context, job Job, target Target, _ net.Addr) 
 
 type echo struct{}
 
+func (echo) Reset(bundle.Code) {}
+
 func (echo) Carry(sock bundle.Socket, prefix []byte) bundle.Report {
 	_, _ = sock.Write(prefix)
 	_, _ = io.Copy(sock, sock)

@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
 // door is what all ingresses share: who is behind it, and who is inside.
@@ -19,6 +21,7 @@ type door struct {
 	mu sync.Mutex
 	// guarded by mu
 	draining bool
+	inside   int
 
 	carrying sync.WaitGroup
 }
@@ -33,15 +36,25 @@ func newDoor(dialer Dialer, logger *slog.Logger, metrics *Metrics) door {
 	return door{dialer: dialer, logger: logger, metrics: metrics}
 }
 
-// enter counts a connection in; false while draining.
+// enter counts a connection or a request in; false while draining, or when too
+// many are inside.
 func (d *door) enter() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.draining {
+	if d.draining || d.inside >= maxConnections {
 		return false
 	}
+	d.inside++
 	d.carrying.Add(1)
 	return true
+}
+
+// exit counts it out.
+func (d *door) exit() {
+	d.mu.Lock()
+	d.inside--
+	d.mu.Unlock()
+	d.carrying.Done()
 }
 
 // shut lets nobody in any more.
@@ -66,15 +79,27 @@ func (d *door) wait(ctx context.Context) error {
 // carry carries an open stream to its end and closes the socket.
 func (d *door) carry(stream Stream, sock *armedConn, prefix []byte, job Job, target Target) {
 	d.metrics.requests.WithLabelValues("ok").Inc()
-	report := stream.Carry(sock.TCPConn, prefix)
+	report := stream.Carry(sock.Socket, prefix)
 	_ = sock.Close()
+	d.tell(report, job, target)
+}
+
+// tell logs the end of a stream.
+func (d *door) tell(report bundle.Report, job Job, target Target) {
 	d.logger.Debug("stream over", "job", job.Name, "run", job.Run, "target", target.Host, "uuid", fmt.Sprintf("%x", report.UUID),
 		"sent", report.Sent, "received", report.Received, "reason", report.Reason.String())
 }
 
-// accept serves each connection in a goroutine of its own until ctx ends.
-func (d *door) accept(ctx context.Context, l net.Listener, serve func(context.Context, *armedConn)) error {
-	l = limited(l, maxConnections)
+// uninvited counts a connection from where nobody gets in.
+func (d *door) uninvited(addr net.Addr) {
+	d.metrics.requests.WithLabelValues("address-not-allowed").Inc()
+	d.logger.Debug("refused", "from", addr.String(), "code", "address-not-allowed")
+}
+
+// accept serves each connection in a goroutine of its own until ctx ends or the
+// listener is closed.
+func (d *door) accept(ctx context.Context, listener *Listener, serve func(context.Context, *armedConn)) error {
+	l := newGate(listener, maxConnections, d.uninvited)
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	defer l.Close()
@@ -100,10 +125,28 @@ func (d *door) accept(ctx context.Context, l net.Listener, serve func(context.Co
 			continue
 		}
 		go func() {
-			defer d.carrying.Done()
-			serve(ctx, sock)
+			defer d.exit()
+			if d.shake(ctx, sock) {
+				serve(ctx, sock)
+			}
 		}()
 	}
+}
+
+// shake does the handshake of a connection with TLS.
+func (d *door) shake(ctx context.Context, sock *armedConn) bool {
+	secure, ok := sock.Socket.(*secureSocket)
+	if !ok {
+		return true
+	}
+	if err := secure.HandshakeContext(ctx); err != nil {
+		d.metrics.requests.WithLabelValues("handshake-failed").Inc()
+		d.logger.Info("refused", "from", sock.RemoteAddr().String(), "code", "handshake-failed", "error", err)
+		_ = sock.Close()
+		return false
+	}
+	_ = sock.SetDeadline(time.Time{})
+	return true
 }
 
 // Drain lets nobody in any more and waits until every stream is over or ctx

@@ -2,38 +2,110 @@ package ingress
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
-// Listen listens on a TCP address for jobs. Connections have SO_LINGER 0 from
-// birth.
-func Listen(ctx context.Context, address string) (net.Listener, error) {
+// Rules say who gets in at a listener.
+type Rules struct {
+	// AllowFrom are the networks that connections may come from; empty: all.
+	// Nothing is read from others.
+	AllowFrom []netip.Prefix
+	// TLS is put on each connection; nil: none.
+	TLS *tls.Config
+}
+
+func (r *Rules) allow(addr net.Addr) bool {
+	if r == nil || len(r.AllowFrom) == 0 {
+		return true
+	}
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	return slices.ContainsFunc(r.AllowFrom, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
+// Listener accepts jobs' connections. They have SO_LINGER 0 from birth.
+type Listener struct {
+	net.Listener
+	rules atomic.Pointer[Rules]
+}
+
+// Listen listens on a TCP address for jobs.
+func Listen(ctx context.Context, address string) (*Listener, error) {
 	config := net.ListenConfig{Control: lingerZero}
 	l, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("ingress: %w", err)
 	}
-	return l, nil
+	return &Listener{Listener: l}, nil
 }
 
-// armedConn closes with a reset, unless the ingress answered by itself.
+// SetRules replaces the rules for connections that come from now on.
+func (l *Listener) SetRules(r Rules) { l.rules.Store(&r) }
+
+// armedConn is a job's connection. It closes with a reset, unless the ingress
+// answered by itself.
 type armedConn struct {
-	*net.TCPConn
-	armed   atomic.Bool
-	release func() // frees its place, once
+	bundle.Socket // *net.TCPConn or *secureSocket: what a stream is carried on
+	armed         atomic.Bool
+
+	mu sync.Mutex
+	// guarded by mu
+	closed bool
+	after  []func() // run once after Close
 }
 
 // Close closes the socket and frees its place.
 func (c *armedConn) Close() error {
-	c.release()
-	return c.TCPConn.Close()
+	err := c.Socket.Close()
+	c.mu.Lock()
+	c.closed = true
+	after := c.after
+	c.after = nil
+	c.mu.Unlock()
+	for _, f := range after {
+		f()
+	}
+	return err
+}
+
+// onClose has f run once the connection is closed.
+func (c *armedConn) onClose(f func()) {
+	c.mu.Lock()
+	closed := c.closed
+	if !closed {
+		c.after = append(c.after, f)
+	}
+	c.mu.Unlock()
+	if closed {
+		f()
+	}
+}
+
+// reset breaks the connection off at once.
+func (c *armedConn) reset() {
+	c.arm()
+	_ = c.Socket.Close()
+}
+
+// disarm lets the connection close well.
+func (c *armedConn) disarm() {
+	c.armed.Store(false)
+	_ = c.SetLinger(-1)
 }
 
 // arm makes the socket reset when it closes, from now on.
@@ -55,7 +127,7 @@ func (c *armedConn) whileOpen(ctx context.Context) (watched context.Context, don
 	go func() {
 		defer close(over)
 		buf := make([]byte, 4<<10)
-		n, err := c.TCPConn.Read(buf)
+		n, err := c.Socket.Read(buf)
 		early = buf[:n]
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, io.EOF) {
 			cancel() // a reset; after a mere end of its bytes it still wants answers
@@ -75,7 +147,7 @@ func (c *armedConn) Write(p []byte) (int, error) {
 	if !c.armed.Load() {
 		_ = c.SetLinger(-1)
 	}
-	return c.TCPConn.Write(p)
+	return c.Socket.Write(p)
 }
 
 // farewell closes after an answer of the ingress' own. What the peer sent and
@@ -84,40 +156,56 @@ func (c *armedConn) Write(p []byte) (int, error) {
 func (c *armedConn) farewell() {
 	_ = c.CloseWrite()
 	_ = c.SetReadDeadline(time.Now().Add(time.Second))
-	_, _ = io.CopyN(io.Discard, c.TCPConn, 64<<10)
+	_, _ = io.CopyN(io.Discard, c.Socket, 64<<10)
 	_ = c.Close()
 }
 
-// limited bounds the connections that are open at once: the next one is
-// accepted when one closes.
-func limited(l net.Listener, n int) net.Listener {
-	return &limitedListener{Listener: l, slots: make(chan struct{}, n), done: make(chan struct{})}
+// gate is a Listener with a bound on the connections that are open at once: the
+// next one is accepted when one closes. Who is not allowed in is reset.
+type gate struct {
+	*Listener
+	refused func(net.Addr)
+	slots   chan struct{}
+	done    chan struct{}
+	once    sync.Once
 }
 
-type limitedListener struct {
-	net.Listener
-	slots chan struct{}
-	done  chan struct{}
-	once  sync.Once
+func newGate(l *Listener, n int, refused func(net.Addr)) *gate {
+	return &gate{Listener: l, refused: refused, slots: make(chan struct{}, n), done: make(chan struct{})}
 }
 
-func (l *limitedListener) Accept() (net.Conn, error) {
+// Accept gives an *armedConn.
+func (g *gate) Accept() (net.Conn, error) {
 	select {
-	case l.slots <- struct{}{}:
-	case <-l.done:
+	case g.slots <- struct{}{}:
+	case <-g.done:
 		return nil, net.ErrClosed
 	}
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
+	for {
+		conn, err := g.Listener.Accept()
+		if err != nil {
+			<-g.slots
+			return nil, err
+		}
+		tcp := conn.(*net.TCPConn)
+		_ = tcp.SetLinger(0) // where the listener's option is not inherited
+		rules := g.rules.Load()
+		if !rules.allow(tcp.RemoteAddr()) {
+			g.refused(tcp.RemoteAddr())
+			_ = tcp.Close()
+			continue
+		}
+		sock := &armedConn{Socket: tcp}
+		if rules != nil && rules.TLS != nil {
+			_ = tcp.SetDeadline(time.Now().Add(handshakeTime))
+			sock.Socket = newSecureSocket(tcp, func(c net.Conn) *tls.Conn { return tls.Server(c, rules.TLS) })
+		}
+		sock.onClose(func() { <-g.slots })
+		return sock, nil
 	}
-	tcp := conn.(*net.TCPConn)
-	_ = tcp.SetLinger(0) // where the listener's option is not inherited
-	return &armedConn{TCPConn: tcp, release: sync.OnceFunc(func() { <-l.slots })}, nil
 }
 
-func (l *limitedListener) Close() error {
-	l.once.Do(func() { close(l.done) })
-	return l.Listener.Close()
+func (g *gate) Close() error {
+	g.once.Do(func() { close(g.done) })
+	return g.Listener.Close()
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -49,9 +48,9 @@ const (
 // handshakeTime bounds everything before the dial.
 const handshakeTime = 10 * time.Second
 
-// Serve accepts on l, which comes from [Listen], until ctx ends; streams go on
+// Serve accepts on l until ctx ends or l is closed; streams go on
 // after that. It returns nil then.
-func (s *Socks5) Serve(ctx context.Context, l net.Listener) error {
+func (s *Socks5) Serve(ctx context.Context, l *Listener) error {
 	if err := s.accept(ctx, l, s.serve); err != nil {
 		return fmt.Errorf("ingress: socks5: %w", err)
 	}
@@ -82,7 +81,7 @@ func (s *Socks5) serve(ctx context.Context, sock *armedConn) {
 		s.refuse(sock, target, replyOf(err), err)
 		return
 	}
-	if _, err := sock.TCPConn.Write(socksReply(replyOK)); err != nil {
+	if _, err := sock.Socket.Write(socksReply(replyOK)); err != nil {
 		_ = sock.Close() // Carry resets the stream
 	}
 	s.carry(stream, sock, early, job, target)

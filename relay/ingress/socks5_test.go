@@ -14,7 +14,7 @@ import (
 )
 
 type server interface {
-	Serve(ctx context.Context, l net.Listener) error
+	Serve(ctx context.Context, l *Listener) error
 	Drain(ctx context.Context) error
 }
 
@@ -105,7 +105,7 @@ func TestPort(t *testing.T) {
 	target, job := Target{Host: "erp.corp"}, Job{Tenant: "default", Name: "j"}
 	t.Run("open", func(t *testing.T) {
 		relay := &fakeRelay{}
-		conn, err := net.Dial("tcp", startServer(t, relay, NewPort(relay, target, job, nil, nil)))
+		conn, err := net.Dial("tcp", startServer(t, relay, NewPort(relay, Binding{target, job}, nil, nil)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +121,7 @@ func TestPort(t *testing.T) {
 	})
 	t.Run("a dial that fails is a reset", func(t *testing.T) {
 		relay := &fakeRelay{err: errors.New("no")}
-		conn, err := net.Dial("tcp", startServer(t, relay, NewPort(relay, target, job, nil, nil)))
+		conn, err := net.Dial("tcp", startServer(t, relay, NewPort(relay, Binding{target, job}, nil, nil)))
 		if errors.Is(err, syscall.ECONNRESET) {
 			return // so fast
 		}
