@@ -93,7 +93,9 @@ func (s *section) add(kind, text string) error {
 			return err
 		}
 		for _, store := range file.Stores {
-			s.stores = append(s.stores, rig.Store{Name: store.Name, Address: store.Address, AllowSpecial: []string{"loopback"}})
+			s.stores = append(s.stores, rig.Store{
+				Name: store.Name, Address: store.Address, Aliases: store.Aliases, AllowSpecial: []string{"loopback"},
+			})
 		}
 	case kind == "yaml" && first == "# relay.yaml":
 		var file struct {

@@ -123,10 +123,8 @@ exec rclone --config rclone.conf --retries 1 --low-level-retries 1 `
 		reading = rclone + "cat corp:bucket/big"
 		copying = rclone + "--bwlimit 10M --multi-thread-streams 0 copy corp:bucket/big "
 	)
-	s.cut(ctx, t, "connector killed", reading, big, s.connector.Kill)
-	s.restart(ctx, t)
-	s.cutFile(ctx, t, "connector killed", copying+"slow", "slow/big*", s.connector.Kill)
-	s.restart(ctx, t)
+	s.cut(ctx, t, "connector killed", reading, big, s.crash(ctx, t))
+	s.cutFile(ctx, t, "connector killed", copying+"slow", "slow/big*", s.crash(ctx, t))
 	s.cut(ctx, t, "server killed", reading, big, server.kill)
 	server = startS3(ctx, t, server.addr, server.dir)
 	s.cutFile(ctx, t, "server killed", copying+"slower", "slower/big*", server.kill)

@@ -82,10 +82,8 @@ func TestSSH(t *testing.T) {
 		reading = "exec ssh -F ssh_config sftp.corp.example cat big"
 		copying = "exec sftp -F ssh_config -l 100000 -b batch sftp.corp.example" // 12.5 MB/s
 	)
-	s.cut(ctx, t, "connector killed", reading, big, s.connector.Kill)
-	s.restart(ctx, t)
-	s.cutFile(ctx, t, "connector killed", copying, "big", s.connector.Kill)
-	s.restart(ctx, t)
+	s.cut(ctx, t, "connector killed", reading, big, s.crash(ctx, t))
+	s.cutFile(ctx, t, "connector killed", copying, "big", s.crash(ctx, t))
 	s.cut(ctx, t, "server killed", reading, big, server.kill)
 	if err := os.Remove(filepath.Join(s.dir, "big")); err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,7 +45,7 @@ func need(t *testing.T, packages map[string]string) context.Context {
 }
 
 // newStage starts a connector with a section's stores, at the addresses where they really are, and the section's
-// forwards. The death of a connector is noticed at once on carrier tls, on quic after some seconds.
+// forwards. Other stores of addrs are served as well.
 func newStage(ctx context.Context, t *testing.T, title, carrier string, addrs map[string]string) *stage {
 	t.Helper()
 	at := page.sections[title]
@@ -64,8 +65,15 @@ func newStage(ctx context.Context, t *testing.T, title, carrier string, addrs ma
 		if err := stands(s.real, store.Address, addr); err != nil {
 			t.Fatal(err)
 		}
-		store.Address = addr
+		store.Address, store.Aliases = addr, slices.Clone(store.Aliases)
+		for i, alias := range store.Aliases {
+			store.Aliases[i] = replace(alias, s.real)
+		}
+		delete(addrs, store.Name)
 		stores = append(stores, store)
+	}
+	for name, addr := range addrs {
+		stores = append(stores, rig.Loopback(name, addr))
 	}
 	var err error
 	if s.connector, err = rig.StartConnector(ctx, program(), rig.ConnectorOptions{
@@ -102,13 +110,17 @@ func (s *stage) online(ctx context.Context, t *testing.T) {
 	}
 }
 
-// restart starts the connector that a test has killed.
-func (s *stage) restart(ctx context.Context, t *testing.T) {
-	t.Helper()
-	if err := s.connector.Start(ctx); err != nil {
-		t.Fatal(err)
+// crash returns what kills the connector and starts it again: streams outlive a lost connector for minutes, unless it is
+// back and is another process.
+func (s *stage) crash(ctx context.Context, t *testing.T) func() {
+	return func() {
+		t.Helper()
+		s.connector.Kill()
+		if err := s.connector.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		s.online(ctx, t)
 	}
-	s.online(ctx, t)
 }
 
 // forward starts a forward as the page writes it, on a free port.
