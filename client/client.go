@@ -233,6 +233,13 @@ func (c *Client) Open(ctx context.Context, t Target) (*Stream, error) {
 // online, has everything ready for the first stream. No node online is no error.
 func (c *Client) Check(ctx context.Context, t Target) error { return c.pool.check(ctx, t) }
 
+// Await waits until the client is connected, as long as ctx lasts. It returns why
+// it is not.
+func (c *Client) Await(ctx context.Context) error {
+	_, _, err := c.sessions.awaitControl(ctx)
+	return err
+}
+
 // RunName names this process' run.
 func (c *Client) RunName() string { return c.cfg.Run }
 

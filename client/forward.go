@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
-
-	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
 const (
@@ -18,6 +17,7 @@ const (
 	// DefaultDialTimeout is how long a job's connection waits for its store.
 	DefaultDialTimeout = 30 * time.Second
 	acceptPause        = 50 * time.Millisecond // after an accept that failed for want of resources
+	drainTime          = 5 * time.Second       // for the connection that ends a drain
 )
 
 // opener opens streams; *Client is one.
@@ -37,6 +37,12 @@ type Forwarder struct {
 	// DialTimeout bounds how long a connection waits for its store, a node that
 	// comes online included; 0: DefaultDialTimeout.
 	DialTimeout time.Duration
+	// Tally adds up what the connections did, perhaps with those of others; nil: one
+	// of the Forwarder's own.
+	Tally *Tally
+	// Drain, when it is closed, makes Run take the connections that wait already,
+	// no others, and return when all are over. nil: never.
+	Drain <-chan struct{}
 	// Ready is called once, when connections are served; nil: nobody asks.
 	Ready func(ForwarderReady)
 	// Logger takes what happens to connections; nil discards.
@@ -61,21 +67,65 @@ func (f *Forwarder) Run(ctx context.Context, ln *net.TCPListener) (Summary, erro
 		if ctx.Err() != nil {
 			err = nil
 		}
-		return run.tally.summary(), err
+		return run.tally.Summary(), err
 	}
 	if f.Ready != nil {
 		f.Ready(ForwarderReady{Listen: ln.Addr().String(), Target: f.Target.String()})
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	accepted := make(chan struct{})
+	run.conns.Go(func() { run.markDrain(ctx, accepted) })
 	err := run.accept(ctx)
+	close(accepted)
 	if ctx.Err() != nil {
 		err = nil
 	}
-	cancel()
-	stop()
+	if errors.Is(err, errDrained) {
+		err = nil
+	} else {
+		cancel()
+	}
 	run.conns.Wait()
-	return run.tally.summary(), err
+	if run.last != nil {
+		_ = run.last.Close()
+	}
+	return run.tally.Summary(), err
+}
+
+// errDrained is a listener that nobody waits at any more.
+var errDrained = errors.New("client: drained")
+
+// markDrain puts a connection of our own behind those that wait already, once the
+// listener is to drain: when it is accepted, all before it were.
+func (r *forwarding) markDrain(ctx context.Context, accepted <-chan struct{}) {
+	defer close(r.marked)
+	select {
+	case <-r.Drain:
+	case <-accepted:
+		return
+	}
+	dialer := net.Dialer{Timeout: drainTime}
+	last, err := dialer.DialContext(ctx, "tcp", r.ln.Addr().String())
+	if err != nil {
+		r.logger.Debug("connections that still wait may be lost", "error", err)
+		_ = r.ln.SetDeadline(time.Now())
+		return
+	}
+	r.last = last
+}
+
+// drained tells whether conn is the one that ends a drain.
+func (r *forwarding) drained(conn net.Conn) bool {
+	select {
+	case <-r.Drain:
+		<-r.marked
+		return r.last != nil && conn.RemoteAddr().String() == r.last.LocalAddr().String()
+	default:
+		return false
+	}
 }
 
 // forwarding is one call of Run.
@@ -84,16 +134,19 @@ type forwarding struct {
 	ln     *net.TCPListener
 	opener opener
 	logger *slog.Logger
-	tally  tally
+	tally  *Tally
 	places chan struct{}
 	conns  sync.WaitGroup
+	marked chan struct{} // closed after last was set
+	last   net.Conn      // behind it nobody waits; nil: there is none
 }
 
 func (f *Forwarder) newRun(ln *net.TCPListener) *forwarding {
 	run := &forwarding{
 		Forwarder: f, ln: ln, opener: f.opener, logger: f.Logger,
-		tally:  tally{start: time.Now()},
+		tally:  f.Tally,
 		places: make(chan struct{}, maxForwarded),
+		marked: make(chan struct{}),
 	}
 	if run.opener == nil {
 		run.opener = f.Client
@@ -101,6 +154,10 @@ func (f *Forwarder) newRun(ln *net.TCPListener) *forwarding {
 	if run.logger == nil {
 		run.logger = slog.New(slog.DiscardHandler)
 	}
+	if run.tally == nil {
+		run.tally = &Tally{Logger: run.logger}
+	}
+	run.tally.begin()
 	return run
 }
 
@@ -115,6 +172,9 @@ func (r *forwarding) accept(ctx context.Context) error {
 		conn, err := r.ln.AcceptTCP()
 		if err != nil {
 			<-r.places
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return errDrained
+			}
 			if errors.Is(err, net.ErrClosed) {
 				return fmt.Errorf("client: accept: %w", err)
 			}
@@ -122,6 +182,11 @@ func (r *forwarding) accept(ctx context.Context) error {
 			r.logger.Warn("accept", "error", err)
 			pause(ctx, acceptPause)
 			continue
+		}
+		if r.drained(conn) {
+			<-r.places
+			_ = conn.Close()
+			return errDrained
 		}
 		_ = conn.SetLinger(0) // where the listener's option is not inherited
 		r.conns.Go(func() {
@@ -142,23 +207,13 @@ func (r *forwarding) carry(ctx context.Context, conn *net.TCPConn) {
 	stream, err := r.opener.Open(dialing, r.Target)
 	cancel()
 	if err != nil {
-		r.tally.failed()
+		r.tally.Refused(r.Target)
 		if ctx.Err() == nil {
 			r.logger.Warn("connection reset: no stream", append([]any{"target", r.Target.String(), "from", conn.RemoteAddr().String()}, attributes(err)...)...)
 		}
 		return
 	}
-	stop := context.AfterFunc(ctx, func() { stream.Reset(bundle.CodeIngressStopped) })
-	report := stream.Carry(conn, nil)
-	stop()
-	s := reportOf(r.Target, report)
-	r.tally.ended(s)
-	level, message := slog.LevelDebug, "stream over"
-	if report.Reason != bundle.CodeOK && report.Reason != bundle.CodeIngressStopped {
-		level, message = slog.LevelInfo, "connection reset: stream ended badly"
-	}
-	r.logger.Log(ctx, level, message, "target", s.Target, "uuid", s.UUID, "reason", s.Reason, "by_node", report.Remote,
-		"bytes_read", s.BytesRead, "bytes_written", s.BytesWritten, "resumes", s.Resumes, "seconds", s.Seconds)
+	r.tally.Carry(ctx, stream, conn, nil)
 }
 
 // attributes is an error as a person needs it in a log.

@@ -306,12 +306,55 @@ func TestParseTarget(t *testing.T) {
 }
 
 func TestSummaryKeepsTheLast(t *testing.T) {
-	var ta tally
+	var ta Tally
+	ta.begin()
 	for i := range maxStreamsShown + 5 {
 		ta.ended(reportOf(testTarget, bundle.Report{Sent: int64(i), Start: time.Unix(0, 0), End: time.Unix(2, 0)}))
 	}
-	s := ta.summary()
+	s := ta.Summary()
 	if s.Streams != maxStreamsShown+5 || len(s.Last) != maxStreamsShown || s.Last[0].BytesWritten != 5 || s.Last[0].Seconds != 2 {
 		t.Errorf("%d streams, %d kept, the oldest %+v", s.Streams, len(s.Last), s.Last[0])
+	}
+}
+
+// A job that sent everything and ended before it was even accepted loses
+// nothing to a drain; one that comes later is not served.
+func TestForwardDrains(t *testing.T) {
+	got := make(chan string, 40)
+	b := newTestBroker(t, tcpStore(t, func(c *net.TCPConn) {
+		body, err := io.ReadAll(c)
+		got <- fmt.Sprint(string(body), err)
+	}))
+	ln, err := Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const jobs = 30
+	for i := range jobs {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(c, "%02d", i)
+		c.Close()
+	}
+	drain := make(chan struct{})
+	close(drain)
+	f := &Forwarder{Target: testTarget, Drain: drain, opener: poolOpener{testPool(t, b)}}
+	sum, err := f.Run(t.Context(), ln)
+	if err != nil || sum.Streams != jobs || sum.Failed != 0 || len(sum.Stores) != 1 || sum.Stores[0].Streams != jobs {
+		t.Errorf("%+v, %v", sum, err)
+	}
+	seen := make(map[string]bool)
+	for range jobs {
+		seen[<-got] = true
+	}
+	for i := range jobs {
+		if !seen[fmt.Sprintf("%02d<nil>", i)] {
+			t.Errorf("job %d did not reach the store: %v", i, seen)
+		}
+	}
+	if _, err := net.Dial("tcp", ln.Addr().String()); err == nil {
+		t.Error("the port is still open")
 	}
 }
