@@ -12,6 +12,7 @@ import (
 type Error struct {
 	code, hop, message, advice string
 	err                        error
+	exit                       int // of a program that fails with it; 0: 1
 }
 
 func (e *Error) Error() string {
@@ -29,6 +30,9 @@ func (e *Error) Code() string { return e.code }
 
 // Hop names the part of the path that failed.
 func (e *Error) Hop() string { return e.hop }
+
+// ExitCode is what a program that fails with this exits with.
+func (e *Error) ExitCode() int { return max(e.exit, 1) }
 
 // Advice says what to do.
 func (e *Error) Advice() string { return e.advice }
