@@ -44,6 +44,8 @@ type Dialer struct {
 	// DialTimeout bounds a dial whose context has no deadline, a node that comes
 	// online included; 0: DefaultDialTimeout.
 	DialTimeout time.Duration
+	// Software names the program and its version to the relay: copy/1.2.
+	Software string
 	// Environment looks up variables; nil: os.Getenv.
 	Environment func(string) string
 	// Registry takes the metrics; nil: nobody asks.
@@ -161,7 +163,7 @@ func (d *Dialer) connected() (*Client, error) {
 	}
 	client, err := New(Config{
 		Relay: d.Relay, Token: d.Token, TokenFile: d.TokenFile, Run: d.Run, Carriers: d.Carriers,
-		Environment: d.Environment, Metrics: d.metrics, Logger: d.Logger,
+		Software: d.Software, Environment: d.Environment, Metrics: d.metrics, Logger: d.Logger,
 	})
 	if err != nil {
 		return nil, err

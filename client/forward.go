@@ -155,9 +155,8 @@ func (f *Forwarder) newRun(ln *net.TCPListener) *forwarding {
 		run.logger = slog.New(slog.DiscardHandler)
 	}
 	if run.tally == nil {
-		run.tally = &Tally{Logger: run.logger}
+		run.tally = NewTally("", run.logger)
 	}
-	run.tally.begin()
 	return run
 }
 

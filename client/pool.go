@@ -46,7 +46,7 @@ type broker interface {
 }
 
 // errNoSession is a broker whose session went away; another one will come.
-var errNoSession = errors.New("client: the session to the relay is lost")
+var errNoSession = errors.New("client: no session to the relay")
 
 // Stream is an open stream to a store.
 type Stream struct {

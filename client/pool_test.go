@@ -245,7 +245,12 @@ func TestPoolMakesANewBundleWhenLanesAreLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.awaitLanes(2)
+	until(t, "both lanes are joined", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		slot := p.bundles["node-1"]
+		return slot.current.Lanes() == 2 && !slot.adding
+	})
 	b.nodes["node-1"].cut()
 	<-s.Done()
 	s, err = p.open(t.Context(), testTarget)

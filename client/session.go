@@ -36,6 +36,7 @@ type sessions struct {
 	skew    time.Duration // the relay's clock minus ours
 	changed chan struct{} // closed and replaced at each change
 	away    time.Time     // the relay asked not to be dialled before
+	trouble error         // why there is none, as far as is known
 	err     error         // set when there will be none any more
 }
 
@@ -53,7 +54,7 @@ func (s *sessions) up(role string, session *tunnel.Session, skew time.Duration) 
 	if role == tunnel.RoleBulk {
 		s.bulk = session
 	} else {
-		s.control, s.skew = session, skew
+		s.control, s.skew, s.trouble = session, skew, nil
 	}
 	s.notifyLocked()
 }
@@ -73,6 +74,13 @@ func (s *sessions) down(session *tunnel.Session) {
 	s.notifyLocked()
 }
 
+// troubled notes why there is no session.
+func (s *sessions) troubled(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trouble = err
+}
+
 // end makes every wait return err.
 func (s *sessions) end(err error) {
 	s.mu.Lock()
@@ -81,11 +89,12 @@ func (s *sessions) end(err error) {
 	s.notifyLocked()
 }
 
-// awaitControl waits for the control session.
+// awaitControl waits for the control session. Where none comes in time, the error
+// says what was seen on the way to the relay.
 func (s *sessions) awaitControl(ctx context.Context) (*tunnel.Session, time.Duration, error) {
 	for {
 		s.mu.Lock()
-		control, skew, changed, err := s.control, s.skew, s.changed, s.err
+		control, skew, changed, trouble, err := s.control, s.skew, s.changed, s.trouble, s.err
 		s.mu.Unlock()
 		switch {
 		case err != nil:
@@ -96,6 +105,9 @@ func (s *sessions) awaitControl(ctx context.Context) (*tunnel.Session, time.Dura
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			if trouble != nil {
+				return nil, 0, fmt.Errorf("%w: %w", errNoSession, trouble)
+			}
 			return nil, 0, fmt.Errorf("%w: %w", errNoSession, ctx.Err())
 		}
 	}
@@ -195,6 +207,7 @@ func (c *Client) failed(err error, wait time.Duration) {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return
 	}
+	c.sessions.troubled(err)
 	c.log.Warn("no session to the relay", append([]any{"again_in", wait.Round(time.Millisecond).String()}, attributes(err)...)...)
 }
 

@@ -48,16 +48,13 @@ func (s Summary) Broken() (n int) {
 	return n
 }
 
-// Tally carries streams and adds up what they did. The zero value is ready; all
-// methods may be called from any goroutine.
+// Tally carries streams and adds up what they did. All methods may be called
+// from any goroutine.
 type Tally struct {
-	// Run names the run in the summary.
-	Run string
-	// Logger takes the ends of streams; nil discards.
-	Logger *slog.Logger
-
-	once  sync.Once
-	start time.Time
+	// static after construction
+	run    string
+	logger *slog.Logger
+	start  time.Time
 
 	mu sync.Mutex
 	// guarded by mu
@@ -65,20 +62,18 @@ type Tally struct {
 	stores map[string]*StoreSummary
 }
 
-func (t *Tally) begin() {
-	t.once.Do(func() {
-		t.start = time.Now()
-		t.stores = make(map[string]*StoreSummary)
-		if t.Logger == nil {
-			t.Logger = slog.New(slog.DiscardHandler)
-		}
-	})
+// NewTally makes a tally of a run, whose time begins now. logger takes the ends
+// of streams; nil discards.
+func NewTally(run string, logger *slog.Logger) *Tally {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	return &Tally{run: run, logger: logger, start: time.Now(), stores: make(map[string]*StoreSummary)}
 }
 
 // Carry carries a stream to its end and counts it. sock and prefix are as for
 // [bundle.Stream.Carry]. When ctx ends, the stream is reset.
 func (t *Tally) Carry(ctx context.Context, stream *Stream, sock bundle.Socket, prefix []byte) bundle.Report {
-	t.begin()
 	stop := context.AfterFunc(ctx, func() { stream.Reset(bundle.CodeIngressStopped) })
 	end := stream.Carry(sock, prefix)
 	stop()
@@ -88,14 +83,13 @@ func (t *Tally) Carry(ctx context.Context, stream *Stream, sock bundle.Socket, p
 	if end.Reason != bundle.CodeOK && end.Reason != bundle.CodeIngressStopped {
 		level, message = slog.LevelInfo, "connection reset: stream ended badly"
 	}
-	t.Logger.Log(ctx, level, message, "target", r.Target, "uuid", r.UUID, "reason", r.Reason, "by_node", r.Remote,
+	t.logger.Log(ctx, level, message, "target", r.Target, "uuid", r.UUID, "reason", r.Reason, "by_node", r.Remote,
 		"bytes_read", r.BytesRead, "bytes_written", r.BytesWritten, "resumes", r.Resumes, "seconds", r.Seconds)
 	return end
 }
 
 // Refused counts a dial that became no stream.
 func (t *Tally) Refused(target Target) {
-	t.begin()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sum.Failed++
@@ -144,11 +138,10 @@ func (t *Tally) storeLocked(target string) *StoreSummary {
 
 // Summary is what was counted until now.
 func (t *Tally) Summary() Summary {
-	t.begin()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.sum
-	s.Run = t.Run
+	s.Run = t.run
 	s.Last = append([]Report{}, t.sum.Last...)
 	s.Stores = make([]StoreSummary, 0, len(t.stores))
 	for _, store := range t.stores {

@@ -15,8 +15,9 @@ type app struct {
 	in       io.Reader
 	out, err io.Writer
 
-	started bool // a command's own code has begun: errors are no usage errors
-	json    bool
+	started  bool // a command's own code has begun: errors are no usage errors
+	json     bool
+	terminal bool // err draws on one
 
 	// of the commands that have no configuration of their own
 	logLevel, logFormat string
@@ -57,7 +58,7 @@ proxy if need be, to a relay; jobs enter at the relay or with ebbgate forward.`,
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.AddCommand(a.demo(), a.relay(), a.connector(), a.gateway(), a.node(), a.store(), a.job(), a.forward(), a.version())
+	root.AddCommand(a.demo(), a.relay(), a.connector(), a.gateway(), a.node(), a.store(), a.job(), a.forward(), a.exec(), a.dial(), a.version())
 	return root
 }
 

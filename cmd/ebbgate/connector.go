@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/config"
 	"github.com/ebbgate/ebbgate/connector"
 )
@@ -95,21 +96,37 @@ one before stays in force.`,
 		if err != nil {
 			return err
 		}
+		live := a.live()
+		registry := prometheus.NewRegistry()
+		m := &meter{gatherer: registry, node: true, title: "connector"}
 		logger, level := a.log(file.Log)
 		hangup := make(chan os.Signal, 1)
 		signal.Notify(hangup, syscall.SIGHUP)
 		defer signal.Stop(hangup)
 		c, err := connector.New(connector.Config{
 			File: file, Path: *path, Reload: load, Hangup: hangup, Level: level,
-			Software: software(), Logger: logger, Registry: prometheus.NewRegistry(),
-			Ready: func(r connector.Ready) { a.ready(r) },
+			Software: software(), Logger: logger, Registry: registry,
+			Ready: func(r connector.Ready) {
+				m.path(nodeName(r.Node), r.Carrier)
+				a.ready(r)
+			},
 		})
 		if err != nil {
 			return err
 		}
+		defer while(cmd.Context(), func(ctx context.Context) { live(ctx, m) })()
 		return c.Run(cmd.Context())
 	}
 	return cmd
+}
+
+// nodeName is GATEWAY/NODE of an identity.
+func nodeName(identity string) string {
+	id, err := certs.ParseIdentity(identity)
+	if err != nil {
+		return identity
+	}
+	return id.Gateway + "/" + id.Name
 }
 
 func (a *app) connectorReload() *cobra.Command {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -26,10 +27,7 @@ end.`,
 	}
 	f := cmd.Flags()
 	listen := f.String("listen", "", "address to listen on, for example 127.0.0.1:1433; port 0 takes a free one")
-	relay := f.String("relay", "", "the relay: HOST[:PORT] (EBBGATE_RELAY)")
-	token := f.String("token-file", "", "file with the job's token; - is standard input (EBBGATE_JOB_TOKEN_FILE)")
-	run := f.String("run", "", "name of the run (default: one of its own)")
-	carriers := f.StringSlice("carriers", nil, "what to travel on, in order of preference: quic, tls, wss, ws (default: all, raced)")
+	configure := a.jobFlags(cmd, true)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		target, err := client.ParseTarget(args[0])
 		if err != nil {
@@ -38,13 +36,13 @@ end.`,
 		if *listen == "" {
 			return usagef("--listen says where, for example --listen 127.0.0.1:1433")
 		}
-		if err := secretFile("token-file", *token); err != nil {
+		live := a.live()
+		log := a.logger()
+		cfg, m, err := configure(target.String(), log)
+		if err != nil {
 			return err
 		}
-		log := a.logger()
-		c, err := client.New(client.Config{
-			Relay: *relay, TokenFile: *token, Run: *run, Carriers: *carriers, Stdin: a.in, Software: software(), Logger: log,
-		})
+		c, err := client.New(cfg)
 		if err != nil {
 			return err
 		}
@@ -52,8 +50,10 @@ end.`,
 		if err != nil {
 			return err
 		}
-		forwarder := &client.Forwarder{Client: c, Target: target, Logger: log, Ready: func(r client.ForwarderReady) { a.ready(r) }}
+		forwarder := &client.Forwarder{Client: c, Target: target, Logger: log, Tally: client.NewTally(c.RunName(), log), Ready: func(r client.ForwarderReady) { a.ready(r) }}
+		stop := while(cmd.Context(), func(ctx context.Context) { live(ctx, m) })
 		summary, err := runForwarder(cmd.Context(), forwarder, ln)
+		stop()
 		if err != nil {
 			return err
 		}
@@ -62,6 +62,17 @@ end.`,
 		})
 	}
 	return cmd
+}
+
+// while runs a task beside what the caller does, until stop, which waits for it.
+func while(ctx context.Context, task func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { task(ctx) })
+	return func() {
+		cancel()
+		running.Wait()
+	}
 }
 
 // runForwarder runs a forwarder and its client until ctx ends or one of them

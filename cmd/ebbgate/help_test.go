@@ -75,6 +75,8 @@ func TestFlags(t *testing.T) {
 		"ebbgate job list":               "config api tenant",
 		"ebbgate job revoke":             "config api tenant",
 		"ebbgate forward":                "listen relay token-file carriers",
+		"ebbgate exec":                   "store connect no-proxy summary progress relay token-file run carriers",
+		"ebbgate dial":                   "relay token-file run carriers",
 		"ebbgate version":                "",
 	}
 	for _, c := range commands() {

@@ -2,12 +2,13 @@
 // job's side, administration and the demo. This package is the command tree and
 // the wiring, nothing else.
 //
-// Exit codes are 0 done, 1 failed, 2 wrong usage.
+// Exit codes are 0 done, 1 failed, 2 wrong usage; exec has those of its command.
 package main
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -35,9 +36,21 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if err == nil {
 		return 0
 	}
+	if over, ok := errors.AsType[*exitError](err); ok {
+		if over.err != nil {
+			a.printError(over.err)
+		}
+		return over.code
+	}
 	wrong, ok := errors.AsType[*usageError](err)
 	if !ok && a.started {
 		a.printError(err)
+		if e, ok := errors.AsType[interface {
+			error
+			ExitCode() int
+		}](err); ok {
+			return e.ExitCode()
+		}
 		return 1
 	}
 	if !ok {
@@ -48,6 +61,14 @@ func (a *app) run(ctx context.Context, args []string) int {
 	a.printError(wrong)
 	return 2
 }
+
+// exitError ends the process with another code than a failure's.
+type exitError struct {
+	code int
+	err  error // to be printed; nil: nothing
+}
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit %d", e.code) }
 
 // software names this program and its version to peers.
 func software() string { return "ebbgate/" + versionText() }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -27,8 +28,7 @@ func (a *app) log(log config.Log) (*slog.Logger, *slog.LevelVar) {
 	level := new(slog.LevelVar)
 	level.Set(log.Level)
 	opt := &slog.HandlerOptions{Level: level}
-	f, ok := a.err.(*os.File)
-	terminal := ok && term.IsTerminal(int(f.Fd())) && !a.json
+	terminal := (a.terminal || isTerminal(a.err)) && !a.json
 	if log.Format == config.LogText || log.Format != config.LogJSON && terminal {
 		return slog.New(slog.NewTextHandler(a.err, opt)), level
 	}
@@ -36,12 +36,20 @@ func (a *app) log(log config.Log) (*slog.Logger, *slog.LevelVar) {
 }
 
 // print prints a result: as JSON, or as text makes it.
-func (a *app) print(v any, text func() string) error {
+func (a *app) print(v any, text func() string) error { return a.printTo(a.out, v, text) }
+
+func (a *app) printTo(out io.Writer, v any, text func() string) error {
 	if !a.json {
-		_, err := fmt.Fprintln(a.out, strings.TrimSuffix(text(), "\n"))
+		_, err := fmt.Fprintln(out, strings.TrimSuffix(text(), "\n"))
 		return err
 	}
-	return json.NewEncoder(a.out).Encode(v)
+	return json.NewEncoder(out).Encode(v)
+}
+
+// isTerminal tells whether people read what is written there.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // ready prints the line that says that a long-running command serves.

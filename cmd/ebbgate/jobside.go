@@ -1,0 +1,50 @@
+package main
+
+import (
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+
+	"github.com/ebbgate/ebbgate/client"
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
+)
+
+// jobFlags adds what all commands beside a job are told: where the relay is and
+// who the job is. config checks it; stdin says whether a token may come from
+// standard input.
+func (a *app) jobFlags(cmd *cobra.Command, stdin bool) (configure func(title string, log *slog.Logger) (client.Config, *meter, error)) {
+	f := cmd.Flags()
+	relay := f.String("relay", "", "the relay: HOST[:PORT] (EBBGATE_RELAY)")
+	usage := "file with the job's token (EBBGATE_JOB_TOKEN_FILE)"
+	if stdin {
+		usage = "file with the job's token; - is standard input (EBBGATE_JOB_TOKEN_FILE)"
+	}
+	token := f.String("token-file", "", usage)
+	run := f.String("run", "", "name of the run (default: one of its own)")
+	carriers := f.StringSlice("carriers", nil, "what to travel on, in order of preference: quic, tls, wss, ws (default: all, raced)")
+	return func(title string, log *slog.Logger) (client.Config, *meter, error) {
+		if err := secretFile("token-file", *token); err != nil {
+			return client.Config{}, nil, err
+		}
+		if *token == "-" && !stdin {
+			return client.Config{}, nil, usagef("--token-file cannot be standard input here: that is the job's; name a file")
+		}
+		registry := prometheus.NewRegistry()
+		m := &meter{gatherer: registry, title: title}
+		return client.Config{
+			Relay: *relay, TokenFile: *token, Run: *run, Carriers: *carriers, Stdin: a.in,
+			Software: software(), Metrics: bundle.NewMetrics(registry), Logger: log,
+			Ready: func(r client.Ready) { m.path(title, r.Carrier) },
+		}, m, nil
+	}
+}
+
+// quietLogger is the log of a command whose standard error is the job's, too:
+// without --log-level it says only what went wrong.
+func (a *app) quietLogger(cmd *cobra.Command) *slog.Logger {
+	if !cmd.Flags().Changed("log-level") {
+		a.logLevel = "warn"
+	}
+	return a.logger()
+}
