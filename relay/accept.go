@@ -186,7 +186,17 @@ func (r *Relay) acceptQUIC(ctx context.Context, socket net.PacketConn) error {
 		if err != nil {
 			return err
 		}
+		host := hostOf(link.RemoteAddr())
+		if !r.doorkeeper.enter(host) {
+			r.metrics.connections.WithLabelValues("too-many").Inc()
+			r.sessions.Go(func() { _ = link.Close("too many connections") })
+			continue
+		}
 		r.metrics.connections.WithLabelValues("quic").Inc()
-		r.sessions.Go(func() { r.serveLink(ctx, link, func() {}) })
+		r.sessions.Go(func() {
+			proved := sync.OnceFunc(func() { r.doorkeeper.leave(host) })
+			defer proved()
+			r.serveLink(ctx, link, proved)
+		})
 	}
 }

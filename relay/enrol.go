@@ -29,6 +29,9 @@ func (r *Relay) enrol(ctx context.Context, s *tunnel.Session, req tunnel.Enrol) 
 }
 
 func (r *Relay) tryEnrol(ctx context.Context, s *tunnel.Session, req tunnel.Enrol) (*tunnel.Enrolled, error) {
+	if !r.enrolling.allow(hostOf(s.Link().RemoteAddr()), time.Now()) {
+		return nil, failure("enrolments-too-many", "relay", "try again in a few seconds", "too many registrations at once, from this address or in all")
+	}
 	pub, err := r.possession(s, req.CSR, req.Proof)
 	if err != nil {
 		return nil, err

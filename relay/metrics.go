@@ -1,6 +1,10 @@
 package relay
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // metrics counts what the relay accepts and refuses.
 type metrics struct {
@@ -9,6 +13,7 @@ type metrics struct {
 	sessionEnds *prometheus.CounterVec // reason
 	enrolments  *prometheus.CounterVec // reason
 	dials       *prometheus.CounterVec // reason
+	laneEnds    *prometheus.CounterVec // reason
 	lanes       prometheus.Gauge       // of clients, copied by the relay
 	copied      prometheus.Counter
 }
@@ -26,6 +31,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		sessionEnds: vec("sessions_ended_total", "Sessions that ended, by reason.", "reason"),
 		enrolments:  vec("enrolments_total", "Enrolments, by the code of their answer; ok was accepted.", "reason"),
 		dials:       vec("dials_total", "Dials, by the code of their answer; ok opened a stream or gave a grant.", "reason"),
+		laneEnds:    vec("client_lanes_total", "Clients' lanes, by the code of their answer; ok was joined to a node's.", "reason"),
 		lanes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: "ebbgate", Subsystem: "relay", Name: "client_lanes",
 			Help: "Lanes between clients and nodes that the relay moves now.",
@@ -35,7 +41,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Bytes moved between clients' and nodes' lanes.",
 		}),
 	}
-	reg.MustRegister(m.connections, m.sessions, m.sessionEnds, m.enrolments, m.dials, m.lanes, m.copied)
+	reg.MustRegister(m.connections, m.sessions, m.sessionEnds, m.enrolments, m.dials, m.laneEnds, m.lanes, m.copied)
 	return m
 }
 
@@ -46,7 +52,8 @@ func codeOf(err error) string {
 	if err == nil {
 		return "ok"
 	}
-	if c, ok := err.(interface{ Code() string }); ok {
+	var c interface{ Code() string }
+	if errors.As(err, &c) {
 		return c.Code()
 	}
 	return "internal"

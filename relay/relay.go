@@ -76,6 +76,7 @@ type Relay struct {
 	tickets    *tickets
 	doors      *doors
 	doorkeeper *doorkeeper
+	enrolling  *rateLimit
 
 	ready    Ready
 	sessions sync.WaitGroup
@@ -97,7 +98,7 @@ func New(cfg Config) (*Relay, error) {
 	r := &Relay{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry),
 		incarnation: binary.BigEndian.Uint64(random[:]),
-		registry:    newRegistry(), tickets: newTickets(), doorkeeper: newDoorkeeper(),
+		registry:    newRegistry(), tickets: newTickets(), doorkeeper: newDoorkeeper(), enrolling: newRateLimit(),
 	}
 	r.bundles = bundle.Config{
 		Incarnation: r.incarnation, Pool: bundle.NewPool(bundle.DefaultPoolSize),

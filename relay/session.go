@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/ebbgate/ebbgate/certs"
@@ -17,6 +18,16 @@ import (
 // heartbeatSeconds is how often nodes report.
 const heartbeatSeconds = 10
 
+// enrolTime is how long a session may last that only enrols.
+const enrolTime = 30 * time.Second
+
+// maxClientLanes bounds the lanes of one client's session, maxRefusedLanes those
+// that may be refused before a peer's session ends: no honest one comes near.
+const (
+	maxClientLanes  = 64
+	maxRefusedLanes = 64
+)
+
 // maxStores bounds the stores that one node may announce.
 const maxStores = 4096
 
@@ -27,6 +38,8 @@ type visit struct {
 	identity certs.Identity // of nodes and clients
 	role     string
 	node     *node // of nodes
+
+	lanes, refusedLanes atomic.Int32 // of clients
 }
 
 // serveLink serves a session from its hello to its end.
@@ -36,7 +49,13 @@ func (r *Relay) serveLink(ctx context.Context, link tunnel.Link, proved func()) 
 		Accept: v.accept, Handle: v.handle, Lane: v.lane, Logger: r.log,
 	})
 	_, err := v.session.Start(ctx)
-	proved()
+	if err == nil && v.role == tunnel.RoleEnrol { // it stays a stranger
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, enrolTime, failure("enrolment-timeout", "registration", "try again", "no enrolment within %v", enrolTime))
+		defer cancel()
+	} else {
+		proved()
+	}
 	if err != nil {
 		r.metrics.sessionEnds.WithLabelValues(codeOf(err)).Inc()
 		r.log.Info("session refused", "from", link.RemoteAddr().String(), "carrier", link.Carrier(), "error", err)
@@ -51,6 +70,9 @@ func (r *Relay) serveLink(ctx context.Context, link tunnel.Link, proved func()) 
 	}
 	r.log.Debug("session", "role", v.role, "identity", v.identity.String(), "carrier", link.Carrier(), "from", link.RemoteAddr().String())
 	err = v.session.Run(ctx)
+	if late := context.Cause(ctx); v.role == tunnel.RoleEnrol && ctx.Err() != nil && late != nil {
+		err = late
+	}
 	v.part(reasonOf(err))
 	r.metrics.sessionEnds.WithLabelValues(codeOf(err)).Inc()
 	if v.role != tunnel.RoleEnrol {
@@ -276,15 +298,24 @@ func (r *Relay) joinOwnLane(ctx context.Context, v *visit, own *bundle.Bundle, e
 // lane joins a client's lane to a lane of the node that its token is for.
 func (v *visit) lane(ctx context.Context, _ *tunnel.Session, join tunnel.Join, stream tunnel.Stream) {
 	err := v.joinLane(ctx, join, stream)
-	if err != nil {
-		_ = stream.Close()
-		v.r.log.Info("client's lane refused", "client", v.identity.String(), "error", err)
+	if err == nil {
+		return
+	}
+	_ = stream.Close()
+	count(v.r.metrics.laneEnds, err)
+	v.r.log.Info("client's lane refused", "client", v.identity.String(), "error", err)
+	if v.refusedLanes.Add(1) == maxRefusedLanes {
+		_ = v.session.Close("too many lanes were refused")
 	}
 }
 
 func (v *visit) joinLane(ctx context.Context, join tunnel.Join, stream tunnel.Stream) error {
 	if v.identity.Role != certs.RoleJob {
 		return failure("role-refused", "relay", "", "%s opens no lanes", v.identity)
+	}
+	defer v.lanes.Add(-1)
+	if v.lanes.Add(1) > maxClientLanes {
+		return failure("lanes-too-many", "relay", "use fewer lanes", "more than %d lanes of one session", maxClientLanes)
 	}
 	key, err := v.r.tickets.redeem(join.Token, v.identity)
 	if err != nil {
@@ -304,6 +335,7 @@ func (v *visit) joinLane(ctx context.Context, join tunnel.Join, stream tunnel.St
 	}
 	stop := context.AfterFunc(ctx, func() { _ = stream.Close(); _ = far.Close() })
 	defer stop()
+	count(v.r.metrics.laneEnds, nil)
 	v.r.metrics.lanes.Inc()
 	defer v.r.metrics.lanes.Dec()
 	v.r.tickets.join(stream, far, v.r.metrics.copied)

@@ -189,6 +189,9 @@ func (s *Session) readHello() error {
 	}
 	switch e.Type {
 	case TypeError:
+		if !s.cfg.Initiator { // whose codes would be the peer's invention
+			return Errorf("protocol-violation", "relay", "use the same version at both ends", "an error instead of hello")
+		}
 		refused := new(Error)
 		if err := json.Unmarshal(e.Body, refused); err != nil {
 			return fmt.Errorf("tunnel: hello: %w", err)

@@ -1,9 +1,6 @@
 package bundle
 
-import (
-	"fmt"
-	"strconv"
-)
+import "fmt"
 
 // Code is the reason of a REFUSED, RST or GOAWAY frame. Codes travel on the
 // wire: numbers are never reused.
@@ -104,13 +101,13 @@ var codeNames = map[Code]string{
 	CodeLaneSilent:       "lane-silent",
 }
 
-// String is the name that logs, metrics and answers use. Codes of a newer peer
-// print as their number.
+// String is the name that logs, metrics and answers use. All codes of a newer
+// peer have one name: a peer must not make up labels of metrics.
 func (c Code) String() string {
 	if name, ok := codeNames[c]; ok {
 		return name
 	}
-	return "code-" + strconv.Itoa(int(c))
+	return "unknown-code"
 }
 
 // RefusedError is the node's answer to a stream that it did not open. The

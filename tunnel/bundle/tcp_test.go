@@ -111,13 +111,16 @@ func TestRealSockets(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.Close()
+			dialled := make(chan struct{})
 			go func() {
 				if c, err := l.Accept(); err == nil {
+					<-dialled // a reset before that is a dial that fails
 					test.store(c.(*net.TCPConn))
 				}
 			}()
 			ingress := tcpPair(t, 2, dialArmed(l.Addr().String()))
 			s, err := ingress.Open(t.Context(), Request{Grant: "g"})
+			close(dialled)
 			if err != nil {
 				t.Fatal(err)
 			}
