@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -37,8 +38,11 @@ type doors struct {
 type doorway struct {
 	ingressServer
 	kind     string // connect, socks5, port
-	address  config.Listen
 	listener *ingress.Listener
+
+	// guarded by doors.changing
+	door    config.RelayDoor
+	binding ingress.Binding
 }
 
 // ingressServer is one kind of ingress.
@@ -109,20 +113,21 @@ func (d *doors) tls(key string, door config.RelayDoor, alpn []string) (*tls.Conf
 }
 
 // apply makes the open ingresses those of a configuration: all, or after an error
-// none of the changes. Streams of an ingress that goes are carried on.
-func (d *doors) apply(ctx context.Context, in config.RelayIngress) (err error) {
+// none of the changes. Streams of an ingress that goes are carried on. It says
+// what changed; a file with certificates is not looked into for that.
+func (d *doors) apply(ctx context.Context, in config.RelayIngress) (changed []string, err error) {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	list, err := d.wantedOf(in)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d.mu.Lock()
 	rest := slices.Clone(d.open)
 	d.mu.Unlock()
 	var open, made []*doorway
 	for _, w := range list {
-		if i := slices.IndexFunc(rest, func(o *doorway) bool { return o.kind == w.kind && o.address == w.Listen }); i >= 0 {
+		if i := slices.IndexFunc(rest, func(o *doorway) bool { return o.kind == w.kind && o.door.Listen == w.Listen }); i >= 0 {
 			open, rest = append(open, rest[i]), slices.Delete(rest, i, i+1)
 			continue
 		}
@@ -131,11 +136,17 @@ func (d *doors) apply(ctx context.Context, in config.RelayIngress) (err error) {
 			for _, o := range made {
 				_ = o.listener.Close()
 			}
-			return err
+			return nil, err
 		}
 		open, made = append(open, o), append(made, o)
+		changed = append(changed, w.key+" opened")
 	}
 	for i, w := range list { // from here on, nothing fails
+		o := open[i]
+		if !slices.Contains(made, o) && (!reflect.DeepEqual(o.door, w.RelayDoor) || o.binding != w.binding) {
+			changed = append(changed, w.key)
+		}
+		o.door, o.binding = w.RelayDoor, w.binding
 		open[i].listener.SetRules(w.rules)
 		if p, ok := open[i].ingressServer.(*ingress.Port); ok {
 			p.Bind(w.binding)
@@ -143,14 +154,18 @@ func (d *doors) apply(ctx context.Context, in config.RelayIngress) (err error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.webProxy != in.HTTPS {
+		changed = append(changed, "ingress.https")
+	}
 	d.open, d.webProxy = open, in.HTTPS
 	for _, o := range made {
 		d.startLocked(o)
 	}
 	for _, o := range rest {
 		d.retireLocked(o)
+		changed = append(changed, o.kind+" "+string(o.door.Listen)+" closed")
 	}
-	return nil
+	return changed, nil
 }
 
 func (d *doors) make(ctx context.Context, w wanted) (*doorway, error) {
@@ -158,7 +173,7 @@ func (d *doors) make(ctx context.Context, w wanted) (*doorway, error) {
 	if err != nil {
 		return nil, listenError(w.key, err)
 	}
-	o := &doorway{kind: w.kind, address: w.Listen, listener: l}
+	o := &doorway{kind: w.kind, listener: l, door: w.RelayDoor, binding: w.binding}
 	switch w.kind {
 	case "connect":
 		o.ingressServer = ingress.NewConnect(d.r.dials, d.r.log, d.metrics)

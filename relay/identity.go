@@ -1,11 +1,14 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,10 +37,10 @@ type identity struct {
 	holder *certs.Holder
 	log    *slog.Logger
 	host   string
-	files  config.RelayTLS
 
 	mu sync.Mutex
 	// guarded by mu
+	files  config.RelayTLS // of the public certificate
 	grants *grant.Signer
 	public *tls.Certificate
 	expiry time.Time
@@ -48,7 +51,7 @@ func newIdentity(name certs.Identity, s *state.State, file *config.Relay, log *s
 	authorities := s.Authorities()
 	i := &identity{
 		name: name, ca: authorities[len(authorities)-1], holder: new(certs.Holder), log: log,
-		host: file.Hostname, files: file.TLS,
+		host:  file.Hostname,
 		trust: &certs.Trust{TrustDomain: s.Instance()},
 	}
 	for _, a := range authorities {
@@ -57,6 +60,11 @@ func newIdentity(name certs.Identity, s *state.State, file *config.Relay, log *s
 	if err := i.issue(time.Now()); err != nil {
 		return nil, err
 	}
+	public, err := i.load(file.TLS, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	i.usePublic(file.TLS, public)
 	return i, nil
 }
 
@@ -79,28 +87,64 @@ func (i *identity) issue(now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("relay: identity: %w", err)
 	}
-	public, err := i.publicCertificate(now)
-	if err != nil {
-		return err
-	}
 	i.holder.Set(&tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf})
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.grants, i.public, i.expiry = signer, public, leaf.NotAfter
+	i.grants, i.expiry = signer, leaf.NotAfter
 	return nil
 }
 
-// publicCertificate is what anybody but connectors and clients is shown: from
-// the configured files, else from the relay's own CA.
-func (i *identity) publicCertificate(now time.Time) (*tls.Certificate, error) {
-	if i.files.Cert == "" {
+// load makes the certificate that anybody but connectors and clients is shown:
+// from the files, else from the relay's own CA.
+func (i *identity) load(files config.RelayTLS, now time.Time) (*tls.Certificate, error) {
+	if files.Cert == "" {
 		return i.ca.IssuePublic([]string{i.host}, now, publicLife)
 	}
-	pair, err := tls.LoadX509KeyPair(i.files.Cert, i.files.Key)
+	pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
 	if err != nil {
 		return nil, failure("certificate-invalid", "config", "tls.cert and tls.key name the PEM files of the public certificate and of its key", "tls: %v", err)
 	}
+	switch {
+	case now.After(pair.Leaf.NotAfter):
+		i.log.Warn("the public certificate has expired", "file", files.Cert, "expired", pair.Leaf.NotAfter)
+	case pair.Leaf.VerifyHostname(i.host) != nil:
+		i.log.Warn("the public certificate is not for the relay's hostname", "file", files.Cert, "hostname", i.host, "names", pair.Leaf.DNSNames)
+	}
 	return &pair, nil
+}
+
+// usePublic shows another public certificate from now on. false: it is the one
+// that is shown already, or like it made by the relay's own CA.
+func (i *identity) usePublic(files config.RelayTLS, c *tls.Certificate) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	same := i.public != nil && i.files == files &&
+		(files.Cert == "" || slices.EqualFunc(i.public.Certificate, c.Certificate, bytes.Equal))
+	if same && files.Cert == "" {
+		return false
+	}
+	i.files, i.public = files, c
+	return !same
+}
+
+// renewPublic makes a new public certificate where the relay's own CA makes it.
+func (i *identity) renewPublic(now time.Time) error {
+	i.mu.Lock()
+	own := i.files.Cert == ""
+	i.mu.Unlock()
+	if !own {
+		return nil
+	}
+	c, err := i.ca.IssuePublic([]string{i.host}, now, publicLife)
+	if err != nil {
+		return err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.files.Cert == "" {
+		i.public = c
+	}
+	return nil
 }
 
 // renew replaces the relay's certificate at half its life, until ctx ends.
@@ -114,7 +158,7 @@ func (i *identity) renew(ctx context.Context) error {
 		case <-timer.C:
 		}
 		timer.Reset(relayLife / 2)
-		if err := i.issue(time.Now()); err != nil {
+		if err := errors.Join(i.issue(time.Now()), i.renewPublic(time.Now())); err != nil {
 			i.log.Error("the relay's certificate was not renewed", "error", err)
 			timer.Reset(time.Minute)
 		}

@@ -16,6 +16,8 @@ type metrics struct {
 	laneEnds    *prometheus.CounterVec // reason
 	lanes       prometheus.Gauge       // of clients, copied by the relay
 	copied      prometheus.Counter
+	reloads     *prometheus.CounterVec // result
+	configGood  prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -40,8 +42,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Namespace: "ebbgate", Subsystem: "relay", Name: "client_lane_bytes_total",
 			Help: "Bytes moved between clients' and nodes' lanes.",
 		}),
+		reloads: vec("reloads_total", "Times that the configuration was read again, by result: ok, unchanged or refused.", "result"),
+		configGood: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "ebbgate", Subsystem: "relay", Name: "config_good",
+			Help: "1 while the configuration that was read last is in force, 0 while it is refused.",
+		}),
 	}
-	reg.MustRegister(m.connections, m.sessions, m.sessionEnds, m.enrolments, m.dials, m.laneEnds, m.lanes, m.copied)
+	m.configGood.Set(1)
+	reg.MustRegister(m.connections, m.sessions, m.sessionEnds, m.enrolments, m.dials, m.laneEnds, m.lanes, m.copied, m.reloads, m.configGood)
 	return m
 }
 

@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,10 +25,20 @@ import (
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
-// Config is what a relay needs. It is read once.
+// Config is what a relay needs. It is not changed; what File says may be, by
+// Reload.
 type Config struct {
-	// File is the checked configuration.
+	// File is the checked configuration at the start.
 	File *config.Relay
+	// Reload reads the configuration again; nil: it never changes. Path is the
+	// file that it is in, which is watched; empty: there is none. Hangup asks for
+	// a reload, too.
+	Reload func() (*config.Relay, error)
+	Path   string
+	Hangup <-chan os.Signal
+	// Level is the level of Logger, which the configuration changes; nil: it is
+	// fixed.
+	Level *slog.LevelVar
 	// Init makes the state where nothing was ever made.
 	Init bool
 	// Software names the program and its version to peers.
@@ -78,6 +90,8 @@ type Relay struct {
 	doorkeeper *doorkeeper
 	enrolling  *rateLimit
 
+	inForce atomic.Pointer[config.Relay] // the configuration that was read last and is good
+
 	ready    Ready
 	sessions sync.WaitGroup
 }
@@ -106,6 +120,7 @@ func New(cfg Config) (*Relay, error) {
 	}
 	r.dials = newDialer(r)
 	r.doors = newDoors(r)
+	r.inForce.Store(cfg.File)
 	return r, nil
 }
 
@@ -133,6 +148,7 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return admin.NewServer(service{r}, r.log).Serve(broken, l.api) })
 	group.Go(func() error { return r.self.renew(broken) })
 	group.Go(func() error { return r.doors.serve(broken) })
+	group.Go(func() error { return r.keepConfig(broken) })
 	if l.metrics != nil {
 		group.Go(func() error { return r.serveMetrics(broken, l.metrics) })
 	}
@@ -235,7 +251,7 @@ func (r *Relay) listen(ctx context.Context) (l *listeners, err error) {
 		}
 		l.ready.HTTP = l.http.Addr().String()
 	}
-	if err = r.doors.apply(ctx, file.Ingress); err != nil {
+	if _, err = r.doors.apply(ctx, file.Ingress); err != nil {
 		return nil, err
 	}
 	r.doors.ready(&l.ready)

@@ -46,6 +46,11 @@ type running struct {
 
 func startRelay(t testing.TB, drain time.Duration) *running {
 	t.Helper()
+	return startRelayWith(t, drain, func(*Config) {})
+}
+
+func startRelayWith(t testing.TB, drain time.Duration, change func(*Config)) *running {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "relay") // short: it holds a Unix socket
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +70,9 @@ func startRelay(t testing.TB, drain time.Duration) *running {
 	if testing.Verbose() {
 		level = slog.LevelDebug
 	}
-	r, err := New(Config{File: file, Init: true, DrainTimeout: drain, Ready: func(a Ready) { ready <- a }, Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level}))})
+	cfg := Config{File: file, Init: true, DrainTimeout: drain, Ready: func(a Ready) { ready <- a }, Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level}))}
+	change(&cfg)
+	r, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

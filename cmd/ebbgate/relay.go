@@ -1,6 +1,9 @@
 package main
 
 import (
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,9 +19,15 @@ func (a *app) relay() *cobra.Command {
 
 // relayConfig adds --config and a flag for each key.
 func relayConfig(cmd *cobra.Command) (load func() (*config.Relay, error)) {
-	file := cmd.Flags().String("config", "", "relay.yaml")
+	_, load = relayFile(cmd)
+	return load
+}
+
+// relayFile is the same for a command that wants the file's path, too.
+func relayFile(cmd *cobra.Command) (file *string, load func() (*config.Relay, error)) {
+	file = cmd.Flags().String("config", "", "relay.yaml")
 	config.RelayFlags(cmd.Flags())
-	return func() (*config.Relay, error) {
+	return file, func() (*config.Relay, error) {
 		return config.LoadRelay(config.Options{File: *file, Flags: cmd.Flags()})
 	}
 }
@@ -54,12 +63,16 @@ func (a *app) relayRun() *cobra.Command {
 refused and open streams go on for at most --drain-timeout; a second signal ends
 the process at once.
 
+The configuration is read again when its file or a file that it names changes, and
+on SIGHUP: ingress, tls and log.level are taken over, no stream ends by that. One
+that is wrong is refused, and the one before stays in force.
+
 Prints one line "ready {json}" with the bound addresses when it serves.`,
 		Example: `  ebbgate relay run --config relay.yaml
   ebbgate relay run --init --hostname 127.0.0.1 --listen-tls 127.0.0.1:0 --state-dir /tmp/relay`,
 		Args: noArgs,
 	}
-	load := relayConfig(cmd)
+	path, load := relayFile(cmd)
 	init := cmd.Flags().Bool("init", false, "make the state first where nothing was ever made")
 	drain := cmd.Flags().Duration("drain-timeout", 30*time.Second, "how long open streams may go on after SIGTERM")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -70,9 +83,12 @@ Prints one line "ready {json}" with the bound addresses when it serves.`,
 		if err != nil {
 			return err
 		}
-		logger, _ := a.log(file.Log)
+		logger, level := a.log(file.Log)
+		hangup := make(chan os.Signal, 1)
+		signal.Notify(hangup, syscall.SIGHUP)
+		defer signal.Stop(hangup)
 		r, err := relay.New(relay.Config{
-			File: file, Init: *init, DrainTimeout: *drain, Software: software(), Logger: logger,
+			File: file, Path: *path, Reload: load, Hangup: hangup, Level: level, Init: *init, DrainTimeout: *drain, Software: software(), Logger: logger,
 			Ready: func(at relay.Ready) { a.ready(at) },
 		})
 		if err != nil {
