@@ -240,13 +240,13 @@ func (b *Bundle) socketReset() Code {
 // consumedLocked counts bytes that the socket took and says so by bytes, by
 // pieces and by time.
 func (s *Stream) consumedLocked(n int, crc uint32) {
-	if s.phase == phaseOver {
-		return
-	}
 	s.recv.consumed += uint64(n)
 	s.recv.crc = crc
-	s.recv.unsaid++
 	s.b.cfg.Metrics.bytesWritten.Add(float64(n))
+	if s.phase == phaseOver {
+		return // it ended while the socket took them: they count for the report
+	}
+	s.recv.unsaid++
 	owed := int64(s.recv.consumed - s.recv.acked)
 	if owed >= min(s.recv.window/4, ackEvery) || s.recv.unsaid >= ackPieces {
 		s.ackLocked()
