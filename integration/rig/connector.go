@@ -37,6 +37,7 @@ type Proxy struct {
 type ConnectorOptions struct {
 	Dir      string // of its configuration and state
 	Relay    string // host:port
+	Override string // host:port that connector.yaml names instead of what the registration says
 	Key      string
 	Name     string
 	Carriers []string // default: auto
@@ -81,6 +82,9 @@ func (c *Connector) Configure() error {
 		}
 	}
 	config := map[string]any{"state_dir": filepath.Join(o.Dir, "state"), "proxy": proxy, "stores": o.Stores}
+	if o.Override != "" {
+		config["relay"] = o.Override
+	}
 	if o.Carriers != nil {
 		config["carriers"] = o.Carriers
 	}
