@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/relay/state"
 	"github.com/ebbgate/ebbgate/tunnel"
-	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
 // heartbeatSeconds is how often nodes report.
@@ -66,7 +64,7 @@ func (r *Relay) serveLink(ctx context.Context, link tunnel.Link, proved func()) 
 	gauge.Inc()
 	defer gauge.Dec()
 	if v.node != nil {
-		r.sessions.Go(func() { r.openOwnLanes(ctx, v) })
+		r.sessions.Go(func() { r.keepOwnLanes(ctx, v) })
 	}
 	r.log.Debug("session", "role", v.role, "identity", v.identity.String(), "carrier", link.Carrier(), "from", link.RemoteAddr().String())
 	err = v.session.Run(ctx)
@@ -250,49 +248,6 @@ func decode(typ string, body json.RawMessage, into any) error {
 // ports are the relay's as peers reach them.
 func (r *Relay) ports() tunnel.Ports {
 	return tunnel.Ports{TLS: portOf(r.ready.TLS), QUIC: portOf(r.ready.QUIC), HTTP: portOf(r.ready.HTTP)}
-}
-
-// openOwnLanes gives the relay's own bundle to this node its lanes over a new
-// session: on QUIC both classes, on TCP carriers the one that the session is for.
-func (r *Relay) openOwnLanes(ctx context.Context, v *visit) {
-	classes := []bool{true, false} // express, bulk
-	if v.session.Link().Carrier() != tunnel.QUIC {
-		classes = []bool{v.role == tunnel.RoleControl}
-	}
-	for _, express := range classes {
-		if err := r.openOwnLane(ctx, v, express); err != nil {
-			r.log.Warn("no lane to a node", "node", v.identity.String(), "express", express, "error", err)
-			_ = v.session.Close("no lane")
-			return
-		}
-	}
-}
-
-// openOwnLane opens a lane. A node that does not know the bundle any more ended
-// it: then the lane is the first one of a new bundle.
-func (r *Relay) openOwnLane(ctx context.Context, v *visit, express bool) error {
-	own := r.registry.ownBundle(v.node, r.bundles)
-	err := r.joinOwnLane(ctx, v, own, express)
-	if err != nil && own.Err() != nil && v.session.Link().Err() == nil {
-		err = r.joinOwnLane(ctx, v, r.registry.ownBundle(v.node, r.bundles), express)
-	}
-	return err
-}
-
-func (r *Relay) joinOwnLane(ctx context.Context, v *visit, own *bundle.Bundle, express bool) error {
-	stream, err := v.session.OpenLane(ctx, tunnel.Join{Ingress: r.name.String(), Node: v.identity.String(), Express: express})
-	if err != nil {
-		return err
-	}
-	exporter, err := v.session.LaneExporter(stream)
-	if err != nil {
-		_ = stream.Close()
-		return fmt.Errorf("relay: lane: %w", err)
-	}
-	return own.Join(ctx, stream, bundle.LaneInfo{
-		Carrier: string(v.session.Link().Carrier()), Local: r.name.String(), Peer: v.identity.String(),
-		Exporter: exporter, Express: express,
-	})
 }
 
 // lane joins a client's lane to a lane of the node that its token is for.
