@@ -44,6 +44,9 @@ type Dialer struct {
 	// DialTimeout bounds a dial whose context has no deadline, a node that comes
 	// online included; 0: DefaultDialTimeout.
 	DialTimeout time.Duration
+	// ResumeGrace is how long connections wait for the relay or a lost lane to come
+	// back; negative: not at all; 0: DefaultResumeGrace.
+	ResumeGrace time.Duration
 	// Software names the program and its version to the relay: copy/1.2.
 	Software string
 	// Environment looks up variables; nil: os.Getenv.
@@ -163,7 +166,7 @@ func (d *Dialer) connected() (*Client, error) {
 	}
 	client, err := New(Config{
 		Relay: d.Relay, Token: d.Token, TokenFile: d.TokenFile, Run: d.Run, Carriers: d.Carriers,
-		Software: d.Software, Environment: d.Environment, Metrics: d.metrics, Logger: d.Logger,
+		ResumeGrace: d.ResumeGrace, Software: d.Software, Environment: d.Environment, Metrics: d.metrics, Logger: d.Logger,
 	})
 	if err != nil {
 		return nil, err

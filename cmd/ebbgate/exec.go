@@ -250,7 +250,8 @@ func (e *execution) await(ctx, broken context.Context, ready <-chan struct{}) er
 	return nil
 }
 
-// settle waits until what the command began is over, as long as it moves.
+// settle waits until what the command began is over, as long as it moves or waits
+// for a lane, which has its own bound.
 func (e *execution) settle(breakOff func()) {
 	over := make(chan struct{})
 	defer while(context.Background(), func(context.Context) {
@@ -267,7 +268,7 @@ func (e *execution) settle(breakOff func()) {
 		case <-tick.C:
 		}
 		now := e.meter.read()
-		if now.total() != last.total() {
+		if now.total() != last.total() || now.streams > 0 && now.lanes == 0 {
 			last = now
 		}
 		if now.at.Sub(last.at) > quietTime {

@@ -16,6 +16,7 @@ import (
 // The metrics of package bundle that a meter reads.
 const (
 	metricStreams = "ebbgate_bundle_streams"
+	metricLanes   = "ebbgate_bundle_lanes"
 	metricRead    = "ebbgate_bundle_socket_read_bytes_total"
 	metricWritten = "ebbgate_bundle_socket_written_bytes_total"
 )
@@ -42,6 +43,7 @@ func (m *meter) path(title, carrier string) {
 type reading struct {
 	at            time.Time
 	streams       int
+	lanes         int     // none: streams wait for the relay or the node
 	read, written float64 // bytes
 }
 
@@ -53,6 +55,8 @@ func (m *meter) read() reading {
 			switch f.GetName() {
 			case metricStreams:
 				r.streams = int(metric.GetGauge().GetValue())
+			case metricLanes:
+				r.lanes = int(metric.GetGauge().GetValue())
 			case metricRead:
 				r.written = metric.GetCounter().GetValue()
 			case metricWritten:
@@ -80,6 +84,9 @@ func (m *meter) line(before, now reading) string {
 	streams := "1 stream"
 	if now.streams != 1 {
 		streams = fmt.Sprintf("%d streams", now.streams)
+	}
+	if now.streams > 0 && now.lanes == 0 {
+		way = "waiting for the way back"
 	}
 	line := fmt.Sprintf("%s  %s  %s read  %s written  %s/s", title, streams, decimal(now.read), decimal(now.written), decimal(speed))
 	if way != "" {

@@ -55,14 +55,14 @@ func TestMeter(t *testing.T) {
 	for _, f := range families {
 		names[f.GetName()] = true
 	}
-	for _, name := range []string{metricStreams, metricRead, metricWritten} {
+	for _, name := range []string{metricStreams, metricLanes, metricRead, metricWritten} {
 		if !names[name] {
 			t.Errorf("there is no metric %s", name)
 		}
 	}
 	now := time.Now()
 	m.path("corp/pg", "quic")
-	line := m.line(reading{at: now.Add(-2 * time.Second), read: 1e6}, reading{at: now, streams: 1, read: 4e6, written: 20})
+	line := m.line(reading{at: now.Add(-2 * time.Second), read: 1e6}, reading{at: now, streams: 1, lanes: 2, read: 4e6, written: 20})
 	if line != "corp/pg  1 stream  4.0 MB read  20 B written  1.5 MB/s  quic" {
 		t.Errorf("%q", line)
 	}

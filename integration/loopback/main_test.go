@@ -20,6 +20,7 @@ var binary string
 
 func TestMain(m *testing.M) {
 	oracle.ChildMain()
+	childMain()
 	path, remove, err := rig.Build(context.Background())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
