@@ -54,7 +54,7 @@ func (k *doorkeeper) leave(host string) {
 
 // acceptTLS accepts on the port for everything until ctx ends.
 func (r *Relay) acceptTLS(ctx context.Context, l net.Listener) error {
-	web := newWebsite(r.site(), r.self.publicConfig(), r.log)
+	web := r.newWebsite(r.site(), r.self.publicConfig())
 	defer web.close()
 	return r.accept(ctx, l, func(conn net.Conn, proved func()) { r.greet(ctx, conn, web, proved) })
 }
@@ -65,7 +65,7 @@ func (r *Relay) acceptHTTP(ctx context.Context, l net.Listener) error {
 	if l == nil {
 		return nil
 	}
-	web := newWebsite(r.plainSite(), nil, r.log)
+	web := r.newWebsite(r.plainSite(), nil)
 	defer web.close()
 	return r.accept(ctx, l, func(conn net.Conn, proved func()) {
 		defer proved()

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ebbgate/ebbgate/relay/ingress"
@@ -52,6 +53,9 @@ type siteHandler struct {
 }
 
 func (h *siteHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if v, ok := req.Context().Value(visitorKey{}).(*visitor); ok {
+		v.asked.Store(true)
+	}
 	if req.Method != http.MethodConnect && (h.ingress == nil || !req.URL.IsAbs()) {
 		h.pages.ServeHTTP(w, req)
 		return
@@ -74,10 +78,12 @@ type website struct {
 	done   chan struct{}
 	config *tls.Config
 	served sync.WaitGroup
+	silent func() // counts a connection that was closed without a request
 }
 
-func newWebsite(handler http.Handler, config *tls.Config, logger *slog.Logger) *website {
-	w := &website{conns: make(chan net.Conn), done: make(chan struct{}), config: config}
+func (r *Relay) newWebsite(handler http.Handler, config *tls.Config) *website {
+	logger, silence := r.log, r.metrics.connections.WithLabelValues("silence")
+	w := &website{silent: silence.Inc, conns: make(chan net.Conn), done: make(chan struct{}), config: config}
 	w.server = &http.Server{
 		Handler: handler, ReadHeaderTimeout: firstBytes, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
@@ -100,6 +106,7 @@ type visitor struct {
 	close func() // closes over, once
 	// proved says that the connection is not anonymous any more
 	proved func()
+	asked  atomic.Bool // there was a request
 }
 
 // visitorKey is for a request's visitor in its context.
@@ -167,6 +174,9 @@ func (w *website) serve(ctx context.Context, conn net.Conn, proved func()) {
 	case take := <-v.taken: // it owns what it took, closed or not
 		take(ctx, proved)
 	default:
+		if !v.asked.Load() {
+			w.silent()
+		}
 	}
 }
 

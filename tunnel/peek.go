@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -52,7 +51,7 @@ func Peek(conn net.Conn, timeout time.Duration) (Kind, net.Conn, error) {
 	if err := conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
 		return "", nil, &PeekError{"closed", err}
 	}
-	in := bufio.NewReaderSize(conn, maxPeek)
+	in := &peeker{conn: conn}
 	kind, err := peek(in)
 	if err != nil {
 		return "", nil, err
@@ -60,30 +59,59 @@ func Peek(conn net.Conn, timeout time.Duration) (Kind, net.Conn, error) {
 	if err := conn.SetReadDeadline(time.Time{}); err != nil {
 		return "", nil, &PeekError{"closed", err}
 	}
-	return kind, &peekedConn{Conn: conn, in: in}, nil
+	return kind, &peekedConn{Conn: conn, again: in.seen}, nil
 }
 
 // peekedConn gives the bytes again that were looked at.
 type peekedConn struct {
 	net.Conn
-	in *bufio.Reader // nil once it is empty
+	again []byte
 }
 
 // NetConn is the connection below. What was looked at comes from Read alone.
 func (c *peekedConn) NetConn() net.Conn { return c.Conn }
 
 func (c *peekedConn) Read(p []byte) (int, error) {
-	if c.in == nil {
+	if c.again == nil {
 		return c.Conn.Read(p)
 	}
-	n, err := c.in.Read(p[:min(len(p), max(c.in.Buffered(), 1))])
-	if c.in.Buffered() == 0 {
-		c.in = nil
+	n := copy(p, c.again)
+	if c.again = c.again[n:]; len(c.again) == 0 {
+		c.again = nil
 	}
-	return n, err
+	return n, nil
 }
 
-func peek(in *bufio.Reader) (Kind, error) {
+// peeker keeps what it read. It has no memory before bytes come, and then as
+// much as came.
+type peeker struct {
+	conn net.Conn
+	seen []byte
+}
+
+var errTooLong = fmt.Errorf("more than %d bytes", maxPeek)
+
+// Peek gives the first n bytes, for which it waits.
+func (p *peeker) Peek(n int) ([]byte, error) {
+	if n > maxPeek {
+		return nil, errTooLong
+	}
+	for len(p.seen) < n {
+		size := 2 << 10 // a ClientHello
+		if len(p.seen) == 0 {
+			size = 1 // who is silent waits here
+		}
+		p.seen = slices.Grow(p.seen, size)
+		k, err := p.conn.Read(p.seen[len(p.seen):min(cap(p.seen), maxPeek)])
+		p.seen = p.seen[:len(p.seen)+k]
+		if err != nil && len(p.seen) < n {
+			return nil, err
+		}
+	}
+	return p.seen[:n], nil
+}
+
+func peek(in *peeker) (Kind, error) {
 	first, err := in.Peek(1)
 	if err != nil {
 		return "", peekFailed(err)
@@ -110,7 +138,7 @@ func peek(in *bufio.Reader) (Kind, error) {
 func peekFailed(err error) error {
 	var timeout net.Error
 	switch {
-	case errors.Is(err, bufio.ErrBufferFull):
+	case errors.Is(err, errTooLong):
 		return &PeekError{"too-long", err}
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return &PeekError{"silence", err}
@@ -120,7 +148,7 @@ func peekFailed(err error) error {
 
 // peekHello collects a ClientHello, which may come in several records (RFC 8446
 // §5.1), and reads its ALPN.
-func peekHello(in *bufio.Reader) (Kind, error) {
+func peekHello(in *peeker) (Kind, error) {
 	garbage := func(what string) (Kind, error) { return "", &PeekError{"garbage", errors.New(what)} }
 	var hello []byte
 	need := 4 // the handshake message's header

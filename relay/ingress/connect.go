@@ -111,7 +111,15 @@ func NewConnect(dialer Dialer, logger *slog.Logger, metrics *Metrics) *Connect {
 		WriteTimeout:      60 * time.Second, // of an answer of its own, with the dial before it
 		MaxHeaderBytes:    16 << 10,
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return WithConn(ctx, conn, func() {})
+			ctx = WithConn(ctx, conn, func() {})
+			if v := visitOf(ctx); v != nil {
+				v.conn.onClose(func() {
+					if !v.asked.Load() {
+						c.metrics.requests.WithLabelValues("silence").Inc()
+					}
+				})
+			}
+			return ctx
 		},
 		ErrorLog: slog.NewLogLogger(c.logger.Handler(), slog.LevelDebug),
 	}
@@ -147,6 +155,10 @@ func (c *Connect) Drain(ctx context.Context) error {
 // ServeHTTP answers one request, of a server whose connections' contexts come from
 // [WithConn]. An open stream is carried before it returns.
 func (c *Connect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	v := visitOf(r.Context())
+	if v != nil {
+		v.asked.Store(true)
+	}
 	if !c.enter() {
 		c.refuse(w, r, &failure{"relay-draining", "relay", "the relay is shutting down, or has too many connections", "try again; another relay or the restarted one will answer"})
 		return
@@ -173,8 +185,7 @@ func (c *Connect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, r, err)
 		return
 	}
-	v, ok := r.Context().Value(visitKey{}).(*visit)
-	if !ok {
+	if v == nil {
 		c.refuse(w, r, &failure{"internal", "relay", "the connection cannot be taken over", "use HTTP/1.1"})
 		return
 	}

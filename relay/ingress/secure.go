@@ -32,6 +32,7 @@ func WithConn(ctx context.Context, conn net.Conn, proved func()) context.Context
 type visit struct {
 	conn   *armedConn
 	proved func()
+	asked  atomic.Bool // there was a request
 
 	mu sync.Mutex
 	// guarded by mu
@@ -40,6 +41,13 @@ type visit struct {
 
 // visitKey is for a request's visit in its context.
 type visitKey struct{}
+
+// visitOf is the visit of a request's or connection's context; nil: [WithConn]
+// knew none.
+func visitOf(ctx context.Context) *visit {
+	v, _ := ctx.Value(visitKey{}).(*visit)
+	return v
+}
 
 // NetConn is the connection right below TLS; nil where there is no TLS.
 func (c *armedConn) NetConn() net.Conn {
