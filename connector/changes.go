@@ -24,8 +24,8 @@ type Changes struct {
 	Restart []string `json:"restart"`
 	// Announced is true once the relay knows the stores that are in force.
 	Announced bool `json:"announced"`
-	// Moving is true where the sessions still use the way before: they move as
-	// soon as no stream is open.
+	// Moving is true where the sessions still use the way before: they move when
+	// the new way works, and, with resume_grace 0, no stream is open.
 	Moving bool `json:"moving"`
 }
 

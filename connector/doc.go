@@ -12,7 +12,7 @@
 // A configuration that changed takes the place of the one before while streams
 // go on: when its file changes, on Config.Hangup, and by [Reload]. Its stores
 // count from the next dial on, and are told to the relay at once; sessions move to
-// another way as soon as no stream is open. One that is wrong changes nothing.
+// another way when it works. One that is wrong changes nothing.
 //
 // # Who has the last word
 //

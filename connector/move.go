@@ -9,15 +9,15 @@ import (
 
 const (
 	// moveLook is how often sessions that have to move are looked at while
-	// streams are open.
+	// streams keep them.
 	moveLook = time.Second
 	// The time between attempts to move doubles from moveLook to moveLast.
 	moveLast = time.Minute
 )
 
-// move has the sessions go over to the route of a changed configuration, as soon
-// as no stream is open: streams do not outlive the session that carries them,
-// yet. The old session ends when the new one is up.
+// move has the sessions go over to the route of a changed configuration: the old
+// session ends when the new one is up, and streams go on over that. Where streams
+// do not outlive their session, it waits until none is open.
 func (r *running) move(ctx context.Context) error {
 	pause := moveLook
 	for {

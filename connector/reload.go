@@ -194,8 +194,8 @@ type ConfigReport struct {
 	// Restart are keys that have another value since the start, which they get
 	// with a restart only.
 	Restart []string `json:"restart,omitempty"`
-	// Moving is true while sessions use the way before, because streams are open
-	// or the new way does not work.
+	// Moving is true while sessions use the way before, because the new way does
+	// not work, or streams are open that would end.
 	Moving bool `json:"moving"`
 }
 
@@ -268,7 +268,7 @@ func (c *Changes) Text() string {
 	}
 	say("needs a restart", c.Restart)
 	if c.Moving {
-		lines = append(lines, "the session moves to the new way as soon as no stream is open")
+		lines = append(lines, "the session moves to the new way when that works; until then it stays on the one before")
 	}
 	if !c.Announced {
 		lines = append(lines, "the relay does not know yet: there is no session, or it does not answer; it is told with the next one")

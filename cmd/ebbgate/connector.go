@@ -137,9 +137,9 @@ changed file and SIGHUP do, and print what changed. Streams that are open go on,
 those of a store that is gone, too.
 
 A configuration that is wrong is refused with its file, line and key, the one
-before stays in force, and the exit code is 1. A new way to the relay (relay,
-carriers, proxy) is used at once where there is no session, else as soon as no
-stream is open. state_dir and log.format need a restart.
+before stays in force, and the exit code is 1. After a change of relay, carriers
+or proxy a new session takes the place of the old one when it is up; streams go
+on over it. state_dir, resume_grace and log.format need a restart.
 
 The connector reads the file that it was started with; --config or --state-dir
 only says where it runs.`,
@@ -206,7 +206,7 @@ func statusText(r *connector.Report) string {
 		rows = append(rows, []string{"", "a restart is needed for " + strings.Join(r.Config.Restart, ", ")})
 	}
 	if r.Config.Moving {
-		rows = append(rows, []string{"", "the session uses the way before; it moves as soon as no stream is open"})
+		rows = append(rows, []string{"", "the session uses the way before, and moves when the new one works (with resume_grace 0: and no stream is open)"})
 	}
 	for _, s := range r.Sessions {
 		rows = append(rows, []string{"session", fmt.Sprintf("%s over %s to %s since %s", s.Role, s.Carrier, s.Remote, shortTime(s.Since))})

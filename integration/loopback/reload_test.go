@@ -220,7 +220,7 @@ func TestReloadRefused(t *testing.T) {
 	awaitStatus(ctx, t, c.connector, func(s connectorStatus) bool { return s.Config.Error == nil })
 }
 
-// TestReloadProxy gives a running connector a proxy: the session stays while a stream is open, and moves then.
+// TestReloadProxy gives a running connector a proxy: the sessions move there, and a stream that is open goes on.
 func TestReloadProxy(t *testing.T) {
 	t.Parallel()
 	ctx := deadline(t, 4*time.Minute)
