@@ -37,6 +37,7 @@ type Relay struct {
 	Connect string   `json:"connect"`
 	Socks5  string   `json:"socks5"`
 	Ports   []string `json:"ports"` // of ingress.ports, in that order
+	Metrics string   `json:"metrics"`
 
 	// Address is how connectors and clients name it.
 	Address string `json:"-"`
