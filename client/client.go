@@ -42,7 +42,7 @@ type Config struct {
 	// EBBGATE_RELAY says.
 	Relay string
 	// HTTPPort is the relay's port for WebSockets without TLS of their own; 0: as
-	// the relay says, 80 until it does.
+	// EBBGATE_RELAY_HTTP_PORT says, else as the relay says, 80 until it does.
 	HTTPPort int
 	// TokenFile holds the job's token, "-" is standard input. Empty: as
 	// EBBGATE_JOB_TOKEN_FILE says.
@@ -132,8 +132,15 @@ func New(cfg Config) (*Client, error) {
 	if c.endpoint, err = parseRelay(first(cfg.Relay, cfg.Environment("EBBGATE_RELAY"))); err != nil {
 		return nil, err
 	}
-	if cfg.HTTPPort != 0 {
-		c.endpoint.HTTPPort = cfg.HTTPPort
+	if s := cfg.Environment("EBBGATE_RELAY_HTTP_PORT"); s != "" && cfg.HTTPPort == 0 {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > 65535 {
+			return nil, configError("relay-malformed", "EBBGATE_RELAY_HTTP_PORT is the relay's port for WebSockets over plain HTTP, for example 80", "%.40q is no port", s)
+		}
+		c.cfg.HTTPPort = n
+	}
+	if c.cfg.HTTPPort != 0 {
+		c.endpoint.HTTPPort = c.cfg.HTTPPort
 	}
 	if c.carriers, err = parseCarriers(cfg.Carriers); err != nil {
 		return nil, err

@@ -15,6 +15,9 @@ import (
 const (
 	// raceStagger is the time until the next carrier joins the race.
 	raceStagger = 250 * time.Millisecond
+	// raceGrace is how long a winner waits for a better carrier on TCP that is
+	// under way: chance and load are no reason for a WebSocket.
+	raceGrace = 2 * time.Second
 	// secondChance is how long a carrier that worked here before has to work
 	// again, when another one won: a relay that restarts is no reason to change.
 	secondChance = 2 * time.Second
@@ -175,11 +178,11 @@ func (d *Dialer) network() string {
 // failed tells the log about a carrier. That somebody looks into TLS, a person
 // should know, also where another carrier works.
 func (d *Dialer) failed(c Carrier, err error) {
-	level := slog.LevelDebug
 	if coded, ok := errors.AsType[*Error](err); ok && coded.ErrHop == hopInterception {
-		level = slog.LevelInfo
+		d.log().Info("TLS is intercepted on the way to the relay: another carrier is needed", "carrier", c, "code", coded.ErrCode, "error", err)
+		return
 	}
-	d.log().Log(context.Background(), level, "carrier failed", "carrier", c, "error", err)
+	d.log().Debug("carrier failed", "carrier", c, "error", err)
 }
 
 // secondChance tries the preferred carrier once more and keeps the better link.
@@ -210,61 +213,4 @@ func (d *Dialer) inTurn(ctx context.Context, carriers []Carrier) (Link, error) {
 		}
 	}
 	return nil, failed.err()
-}
-
-// attempt is what became of one carrier in a race.
-type attempt struct {
-	carrier Carrier
-	link    Link
-	err     error
-}
-
-// race starts the carriers one after the other, the next one after raceStagger
-// or when the last one failed; the first that is up wins, the others are ended.
-func (d *Dialer) race(ctx context.Context, carriers []Carrier) (Link, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	results := make(chan attempt, len(carriers))
-	running, next := 0, 0
-	start := func() {
-		if next == len(carriers) {
-			return
-		}
-		c := carriers[next]
-		next, running = next+1, running+1
-		go func() {
-			link, err := d.DialCarrier(ctx, c)
-			results <- attempt{c, link, err}
-		}()
-	}
-	// whoever comes in after the winner is closed, and waited for.
-	defer func() {
-		cancel()
-		for ; running > 0; running-- {
-			if a := <-results; a.link != nil {
-				_ = a.link.Close("another carrier was faster")
-			}
-		}
-	}()
-	start()
-	timer := time.NewTimer(raceStagger)
-	defer timer.Stop()
-	var failed failures
-	for {
-		select {
-		case <-timer.C:
-			start()
-			timer.Reset(raceStagger)
-		case a := <-results:
-			running--
-			if a.err == nil {
-				return a.link, nil
-			}
-			d.failed(a.carrier, a.err)
-			failed = append(failed, failure{a.carrier, a.err})
-			start()
-			if running == 0 {
-				return nil, failed.err()
-			}
-		}
-	}
 }

@@ -56,7 +56,7 @@ func (d *Dialer) explain(c Carrier, addr string, err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return wrap("handshake-timeout", "relay", "does something between here and the relay hold the connection back?", "%s: no TLS handshake within %v", addr, handshakeTimeout)
 	}
-	if alert, number := refusal(err); alert != nil {
+	if number, alert := refusal(err); alert != nil {
 		if number == alertNoProtocol || number == alertVersion {
 			return wrap("tls-intercepted", hopInterception, "ask the network team to exempt the relay from TLS inspection; or is this not the address of an Ebbgate relay?",
 				"what answers at %s does not speak the relay's TLS: %v", addr, alert)
@@ -72,21 +72,21 @@ const (
 	alertNoProtocol = 120
 )
 
-// refusal is the alert with which the peer ended a handshake, and its number; nil:
-// it sent none.
-func refusal(err error) (alert error, number uint64) {
+// refusal is the number of the alert with which the peer ended a handshake, and
+// the alert; nil: it sent none.
+func refusal(err error) (number uint64, alert error) {
 	var quic tls.AlertError
 	if errors.As(err, &quic) {
-		return quic, uint64(quic)
+		return uint64(quic), quic
 	}
 	var op *net.OpError
 	if !errors.As(err, &op) || op.Op != "remote error" {
-		return nil, 0
+		return 0, nil
 	}
 	if v := reflect.ValueOf(op.Err); v.Kind() == reflect.Uint8 { // crypto/tls keeps the type to itself
 		number = v.Uint()
 	}
-	return op.Err, number
+	return number, op.Err
 }
 
 // foreignCertificate tells another relay from a proxy that looks into TLS.

@@ -91,7 +91,7 @@ func newHost(t testing.TB, p *pki) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{links: make(chan Link, 16)}
+	h := &host{links: make(chan Link, 32)}
 	if h.quic, err = ListenQUIC(udp, p.server); err != nil {
 		t.Fatal(err)
 	}
@@ -101,9 +101,16 @@ func newHost(t testing.TB, p *pki) *host {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var tasks sync.WaitGroup
+	keep := func(link Link) {
+		select {
+		case h.links <- link:
+		case <-ctx.Done():
+			_ = link.Close("test over")
+		}
+	}
 	serve := func(conn net.Conn) {
 		if link, err := ServeTLS(ctx, conn, p.server); err == nil {
-			h.links <- link
+			keep(link)
 		}
 	}
 	site := &http.Server{
@@ -148,7 +155,7 @@ func newHost(t testing.TB, p *pki) *host {
 			if err != nil {
 				return
 			}
-			h.links <- link
+			keep(link)
 		}
 	})
 	t.Cleanup(func() {

@@ -29,10 +29,10 @@ func (d *Dialer) dialLink(ctx context.Context, c Carrier, addr string) (Link, er
 		return DialQUIC(ctx, addr, config)
 	}
 	conn, err := d.dialTCP(ctx, addr)
-	switch {
-	case err == nil:
+	if err == nil {
 		conn, err = d.webSocket(ctx, c, conn)
-	case c == WS && ctx.Err() == nil:
+	}
+	if err != nil && c == WS && ctx.Err() == nil {
 		conn, err = d.plainWebSocket(ctx, err)
 	}
 	if err != nil {
@@ -96,11 +96,12 @@ func (d *Dialer) outerTLS(ctx context.Context, conn net.Conn) (*tls.Conn, error)
 	return secured, nil
 }
 
-// plainWebSocket asks the proxy for a WebSocket where it refused CONNECT to the
-// HTTP port; refused is the failure where there is no such way.
-func (d *Dialer) plainWebSocket(ctx context.Context, refused error) (net.Conn, error) {
+// plainWebSocket asks the proxy for a WebSocket where CONNECT to the HTTP port
+// did not lead to one: proxies refuse it, or say yes and speak TLS themselves.
+// failed is the failure where there is no such way.
+func (d *Dialer) plainWebSocket(ctx context.Context, failed error) (net.Conn, error) {
 	if _, through, err := d.proxied(WS); err != nil || !through || d.Upgrade == nil {
-		return nil, refused
+		return nil, failed
 	}
 	return upgradeWebSocket(ctx, d.authority(WS), func(req *http.Request) (*http.Response, net.Conn, io.Reader, error) {
 		resp, conn, err := d.Upgrade(req)

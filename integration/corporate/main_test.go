@@ -48,7 +48,7 @@ func run(m *testing.M) int {
 	defer remove()
 	binary = path
 	began := time.Now()
-	network, err = lab.Start(ctx, []lab.Kind{lab.Open, lab.Basic, lab.NTLM, lab.NTLMClose},
+	network, err = lab.Start(ctx, []lab.Kind{lab.Open, lab.Basic, lab.NTLM, lab.NTLMClose, lab.Inspect},
 		func(ctx context.Context, l *lab.Lab) (err error) {
 			source, err = l.StartPostgres(ctx, l.Corp, 5432)
 			return err
@@ -71,7 +71,7 @@ func run(m *testing.M) int {
 	defer func() { _ = network.Close() }()
 	relay, err = rig.StartRelay(ctx, program(network.Cloud), rig.RelayOptions{
 		Dir: filepath.Join(network.Dir(), "relay"), Hostname: lab.RelayName, Listen: network.Cloud.Addr() + ":443",
-		Connect: "127.0.0.1:3128",
+		HTTP: network.Cloud.Addr() + ":80", Connect: "127.0.0.1:3128",
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -26,26 +26,42 @@ const (
 	Basic     Kind = "basic"      // Basic, against a file
 	NTLM      Kind = "ntlm"       // NTLMv2, verified by the domain controller
 	NTLMClose Kind = "ntlm-close" // the same, but closes the connection after the first 407
+	Inspect   Kind = "inspect"    // looks into TLS, with a certificate of its own, and asks nobody for a password
 )
 
 const squidLib = "/usr/lib/squid/"
 
-// kinds holds each kind's port and what its configuration says about authentication.
+// kinds holds each kind's port, what its configuration says about authentication, and the rest of it. All but Open
+// let WebSockets through.
 var kinds = map[Kind]struct {
-	port int
-	auth string
+	port  int
+	auth  string
+	extra string
 }{
-	Open: {3100, ""},
+	Open: {port: 3100},
 	Basic: {3101, `auth_param basic program ` + squidLib + `basic_ncsa_auth DIR/basic.pw
 auth_param basic realm corp
-auth_param basic children 2`},
+auth_param basic children 2`, upgrades},
 	NTLM: {3104, `auth_param ntlm program /usr/bin/ntlm_auth --helper-protocol=squid-2.5-ntlmssp
 auth_param ntlm children 5
-auth_param ntlm keep_alive on`},
+auth_param ntlm keep_alive on`, upgrades},
 	NTLMClose: {3109, `auth_param ntlm program /usr/bin/ntlm_auth --helper-protocol=squid-2.5-ntlmssp
 auth_param ntlm children 5
-auth_param ntlm keep_alive off`},
+auth_param ntlm keep_alive off`, upgrades},
+	Inspect: {3110, "", upgrades + `
+sslcrtd_program ` + squidLib + `security_file_certgen -s DIR/certificates -M 4MB
+sslcrtd_children 2
+tls_outgoing_options flags=DONT_VERIFY_PEER
+sslproxy_cert_error allow all
+acl hello at_step SslBump1
+ssl_bump peek hello
+ssl_bump bump all`},
 }
+
+const upgrades = "http_upgrade_request_protocols OTHER allow all"
+
+// bumping is added to the port of a proxy that looks into TLS.
+const bumping = " ssl-bump tls-cert=DIR/inspect.pem generate-host-certificates=on dynamic_cert_mem_cache_size=4MB"
 
 const squidConf = `http_port LISTEN
 visible_hostname ` + ProxyName + `
@@ -64,6 +80,7 @@ workers 1
 via on
 logfile_rotate 0
 AUTH
+EXTRA
 acl SSL_ports port 443
 acl CONNECT method CONNECT
 http_access deny CONNECT !SSL_ports
@@ -119,17 +136,52 @@ func (s *Squid) configure(ctx context.Context) error {
 	if err := s.lab.Proxy.write("squid/basic.pw", BasicUser+":"+hash); err != nil {
 		return err
 	}
+	listen := fmt.Sprintf("%s:%d", proxyInside, kinds[s.Kind].port)
+	if s.Kind == Inspect {
+		listen += bumping
+		if err := s.inspect(ctx, uid, gid); err != nil {
+			return err
+		}
+	}
 	access := "http_access allow all"
 	if kinds[s.Kind].auth != "" {
 		access = "acl authed proxy_auth REQUIRED\nhttp_access allow authed\nhttp_access deny all"
 	}
 	conf := strings.NewReplacer(
-		"LISTEN", fmt.Sprintf("%s:%d", proxyInside, kinds[s.Kind].port),
+		"LISTEN", listen,
 		"AUTH", kinds[s.Kind].auth,
+		"EXTRA", kinds[s.Kind].extra,
 		"ACCESS", access,
 	).Replace(squidConf)
 	conf = strings.NewReplacer("DIR", s.dir, "KIND", string(s.Kind)).Replace(conf)
 	return s.lab.Proxy.write(s.conf(), conf)
+}
+
+// inspect makes the CA with which the proxy makes certificates, and the place where it keeps them.
+func (s *Squid) inspect(ctx context.Context, uid, gid int) error {
+	pem, db := filepath.Join(s.dir, "inspect.pem"), filepath.Join(s.dir, "certificates")
+	if _, err := s.lab.Proxy.Run(ctx, "", "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+		"-subj", "/O=Corp/CN=Corp inspection CA", "-addext", "basicConstraints=critical,CA:TRUE", "-keyout", pem, "-out", pem+".crt"); err != nil {
+		return err
+	}
+	crt, err := os.ReadFile(pem + ".crt")
+	if err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	f, err := os.OpenFile(pem, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	_, err = f.Write(crt)
+	if err := errors.Join(err, f.Close(), os.Chown(pem, uid, gid)); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	if _, err := s.lab.Proxy.Run(ctx, "", squidLib+"security_file_certgen", "-c", "-s", db, "-M", "4MB"); err != nil {
+		return err
+	}
+	return filepath.WalkDir(db, func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Chown(path, uid, gid))
+	})
 }
 
 // conf is the configuration's path below the host's directory.

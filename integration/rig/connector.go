@@ -38,6 +38,8 @@ type ConnectorOptions struct {
 	Dir      string // of its configuration and state
 	Relay    string // host:port
 	Override string // host:port that connector.yaml names instead of what the registration says
+	// Endpoint, if set, is the key relay of the configuration, in place of Relay and Override.
+	Endpoint map[string]any
 	Key      string
 	Name     string
 	Carriers []string // default: auto
@@ -51,6 +53,8 @@ type Connector struct {
 	Program       Program          `json:"-"`
 	Options       ConnectorOptions `json:"-"`
 	Config        string           `json:"-"` // path of connector.yaml
+
+	Enrolled string `json:"-"` // the carrier on which it was registered
 
 	// What its ready line says.
 	Identity string `json:"node"`
@@ -88,6 +92,9 @@ func (c *Connector) Configure() error {
 	if o.Carriers != nil {
 		config["carriers"] = o.Carriers
 	}
+	if o.Endpoint != nil {
+		config["relay"] = o.Endpoint
+	}
 	return writeYAML(c.Config, config)
 }
 
@@ -98,8 +105,14 @@ func (c *Connector) Register(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = os.Remove(file) }()
-	return c.Program.Run(ctx, nil, "connector", "register",
-		"--relay", c.Options.Relay, "--key-file", file, "--name", c.Options.Name, "--config", c.Config)
+	args := []string{"connector", "register", "--key-file", file, "--name", c.Options.Name, "--config", c.Config}
+	if c.Options.Endpoint == nil {
+		args = append(args, "--relay", c.Options.Relay)
+	}
+	var registered struct{ Carrier string }
+	err := c.Program.Run(ctx, &registered, args...)
+	c.Enrolled = registered.Carrier
+	return err
 }
 
 // Launch starts the connector and does not wait for its session.
@@ -167,6 +180,7 @@ func StartConnector(ctx context.Context, p Program, o ConnectorOptions) (*Connec
 type ForwardOptions struct {
 	Dir      string
 	Relay    string // host:port
+	HTTPPort string // default 80
 	Token    string
 	Target   string   // gateway/store
 	Listen   string   // default 127.0.0.1:0
@@ -190,6 +204,9 @@ func StartForward(ctx context.Context, p Program, o ForwardOptions) (*Forward, e
 		return nil, err
 	}
 	p.Env = append(append([]string{}, p.Env...), "EBBGATE_RELAY="+o.Relay, "EBBGATE_JOB_TOKEN_FILE="+file)
+	if o.HTTPPort != "" {
+		p.Env = append(p.Env, "EBBGATE_RELAY_HTTP_PORT="+o.HTTPPort)
+	}
 	args := []string{"forward", o.Target, "--listen", or(o.Listen, "127.0.0.1:0")}
 	for _, c := range o.Carriers {
 		args = append(args, "--carriers", c)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/ebbgate/ebbgate/integration/proc"
@@ -98,6 +99,18 @@ func (o RelayOptions) listen(given string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("rig: no port is free for TCP and UDP")
+}
+
+// Endpoint is the relay in a connector's configuration, with all its ports.
+func (r *Relay) Endpoint() map[string]any {
+	host, _, _ := net.SplitHostPort(r.Address)
+	e := map[string]any{"host": host}
+	for name, addr := range map[string]string{"tls": r.TLS, "quic": r.QUIC, "http": r.HTTP} {
+		if _, port, err := net.SplitHostPort(addr); err == nil {
+			e[name], _ = strconv.Atoi(port)
+		}
+	}
+	return e
 }
 
 // Restart starts a relay that has ended again, on the same ports unless its configuration says 0.
