@@ -30,16 +30,16 @@ func startDial(t *testing.T, o rig.JobOptions, target string, in io.Reader, out 
 	return p
 }
 
-// watched is a writer that says when it was given so many bytes.
-type watched struct {
+// output is a writer that says when it was given so many bytes.
+type output struct {
 	n, enough int
 	reached   chan struct{}
 	once      sync.Once
 }
 
-func newWatched(enough int) *watched { return &watched{enough: enough, reached: make(chan struct{})} }
+func newOutput(enough int) *output { return &output{enough: enough, reached: make(chan struct{})} }
 
-func (w *watched) Write(p []byte) (int, error) {
+func (w *output) Write(p []byte) (int, error) {
 	if w.n += len(p); w.n >= w.enough {
 		w.once.Do(func() { close(w.reached) })
 	}
@@ -88,7 +88,7 @@ func TestDial(t *testing.T) {
 	})
 	t.Run("killed in mid-copy", func(t *testing.T) {
 		script := oracle.Script{ID: rand.Text(), Send: 1, End: oracle.EndSilent, UploadSeed: 4}
-		out := newWatched(1)
+		out := newOutput(1)
 		p := startDial(t, c.job(t), c.target(store), io.MultiReader(bytes.NewReader(script.Encode()), oracle.NewReader(script.UploadSeed, endless)), out)
 		select {
 		case <-out.reached:

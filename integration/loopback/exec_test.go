@@ -275,7 +275,7 @@ func TestKilledConnectorBesideTheJob(t *testing.T) {
 	execs, dials := c.job(t), c.job(t)
 	lines, begun := underWay()
 	p := startExec(t, execs, c.target(store), childJob{Way: "connect", Host: c.host(store), Script: slow, Ignore: true}, lines)
-	out := newWatched(1 << 20)
+	out := newOutput(1 << 20)
 	d := startDial(t, dials, c.target(store), bytes.NewReader(slow.Encode()), out)
 	for _, event := range []<-chan struct{}{begun, out.reached} {
 		select {
