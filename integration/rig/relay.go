@@ -37,8 +37,8 @@ type Relay struct {
 	HTTP    string   `json:"http"`
 	Connect string   `json:"connect"`
 	Socks5  string   `json:"socks5"`
-	Ports   []string `json:"ports"` // of ingress.ports, in that order
 	Metrics string   `json:"metrics"`
+	Ports   []string `json:"ports"` // of ingress.ports, in that order
 
 	// Address is how connectors and clients name it.
 	Address string `json:"-"`

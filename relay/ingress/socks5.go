@@ -3,9 +3,11 @@ package ingress
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -91,14 +93,14 @@ func (s *Socks5) serve(ctx context.Context, sock *armedConn) {
 func (s *Socks5) authenticate(ctx context.Context, sock *armedConn) (Job, error) {
 	var head [2]byte
 	if _, err := io.ReadFull(sock, head[:]); err != nil {
-		return Job{}, &failure{"closed", "relay", err.Error(), ""}
+		return Job{}, broken(err)
 	}
 	if head[0] != socksVersion {
 		return Job{}, &failure{"protocol-violation", "relay", fmt.Sprintf("the first byte is %d, SOCKS 5 begins with 5", head[0]), "use SOCKS 5, for example socks5h://"}
 	}
 	methods := make([]byte, head[1])
 	if _, err := io.ReadFull(sock, methods); err != nil {
-		return Job{}, &failure{"closed", "relay", err.Error(), ""}
+		return Job{}, broken(err)
 	}
 	if !strings.ContainsRune(string(methods), socksPassword) {
 		_, _ = sock.Write([]byte{socksVersion, socksNoMethod})
@@ -109,7 +111,7 @@ func (s *Socks5) authenticate(ctx context.Context, sock *armedConn) (Job, error)
 	}
 	user, password, err := readPassword(sock)
 	if err != nil {
-		return Job{}, &failure{"protocol-violation", "relay", err.Error(), ""}
+		return Job{}, broken(err)
 	}
 	job, err := s.dialer.Authenticate(ctx, jobOf(user), password)
 	if err != nil {
@@ -124,6 +126,19 @@ func (s *Socks5) authenticate(ctx context.Context, sock *armedConn) (Job, error)
 	return job, err
 }
 
+// broken is a request that did not come: its sender was silent, or went.
+func broken(err error) error {
+	var own *failure
+	var timeout net.Error
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return &failure{"silence", "relay", "no request came in time", ""}
+	}
+	return &failure{"closed", "relay", err.Error(), ""}
+}
+
 // readPassword reads RFC 1929 §2.
 func readPassword(r io.Reader) (user, password string, err error) {
 	var version [1]byte
@@ -131,7 +146,7 @@ func readPassword(r io.Reader) (user, password string, err error) {
 		return "", "", err
 	}
 	if version[0] != passwordVersion {
-		return "", "", fmt.Errorf("password negotiation of version %d", version[0])
+		return "", "", &failure{"protocol-violation", "relay", fmt.Sprintf("password negotiation of version %d", version[0]), "use SOCKS 5, for example socks5h://"}
 	}
 	if user, err = readShort(r); err != nil {
 		return "", "", err
@@ -155,7 +170,7 @@ func readShort(r io.Reader) (string, error) {
 func readRequest(r io.Reader) (Target, byte, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return Target{}, replyFailure, &failure{"closed", "relay", err.Error(), ""}
+		return Target{}, replyFailure, broken(err)
 	}
 	var host string
 	var err error
@@ -181,7 +196,7 @@ func readRequest(r io.Reader) (Target, byte, error) {
 	canonical, malformed := canonicalHost(host)
 	switch {
 	case err != nil:
-		return target, replyFailure, &failure{"closed", "relay", err.Error(), ""}
+		return target, replyFailure, broken(err)
 	case head[0] != socksVersion:
 		return target, replyFailure, &failure{"protocol-violation", "relay", fmt.Sprintf("a request of version %d", head[0]), ""}
 	case head[1] != socksConnect:
@@ -227,7 +242,7 @@ func (s *Socks5) refuse(sock *armedConn, target Target, reply byte, err error) {
 func (s *Socks5) count(sock *armedConn, target Target, err error) {
 	code := codeOf(err)
 	s.metrics.requests.WithLabelValues(code).Inc()
-	if code != "closed" {
+	if code != "closed" && code != "silence" {
 		s.logger.Info("refused", "from", sock.RemoteAddr().String(), "target", clip(target.Host, 200), "code", code, "error", err)
 	}
 	sock.farewell()
