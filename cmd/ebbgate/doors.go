@@ -98,18 +98,50 @@ func contains(list []string, s string) bool {
 	return false
 }
 
-// doorError is what a command is told that is not let in.
-type doorError struct{}
+// doorError is what a command is told that these doors do not let through.
+type doorError struct {
+	code, hop, message, advice string
+	err                        error
+}
 
-func (doorError) Error() string { return "this proxy belongs to one command of ebbgate exec" }
+func (e *doorError) Error() string { return e.message }
+
+// Unwrap is the cause.
+func (e *doorError) Unwrap() error { return e.err }
 
 // Code names the error.
-func (doorError) Code() string { return "token-invalid" }
+func (e *doorError) Code() string { return e.code }
+
+// Hop names where it happened.
+func (e *doorError) Hop() string { return e.hop }
+
+// Advice says what to do.
+func (e *doorError) Advice() string { return e.advice }
+
+// explained adds to the relay's refusal what only exec knows: the command may
+// have meant a host that is no store at all.
+func explained(err error) error {
+	coded, ok := errors.AsType[interface {
+		error
+		Code() string
+		Advice() string
+	}](err)
+	if !ok || coded.Code() != "job-not-allowed" {
+		return err
+	}
+	return &doorError{
+		code: coded.Code(), hop: "relay", message: err.Error(), err: err,
+		advice: coded.Advice() + "\nif it is no store, but a host that the command reaches by itself: ebbgate exec --no-proxy HOST",
+	}
+}
 
 // Authenticate implements ingress.Dialer.
 func (d *doors) Authenticate(_ context.Context, name, token string) (ingress.Job, error) {
 	if subtle.ConstantTimeCompare([]byte(token), []byte(d.password)) != 1 || name != "" && name != doorUser {
-		return ingress.Job{}, doorError{}
+		return ingress.Job{}, &doorError{
+			code: "token-invalid", hop: "config", message: "this proxy belongs to one command of ebbgate exec",
+			advice: "take user and password out of the command's HTTPS_PROXY or ALL_PROXY",
+		}
 	}
 	return ingress.Job{Name: doorUser}, nil
 }
@@ -123,7 +155,7 @@ func (d *doors) Dial(ctx context.Context, _ ingress.Job, target ingress.Target, 
 	stream, err := d.client.Open(ctx, at)
 	if err != nil {
 		d.tally.Refused(at)
-		return nil, err
+		return nil, explained(err)
 	}
 	return doorStream{stream, d}, nil
 }

@@ -196,17 +196,9 @@ func (e *execution) run(ctx context.Context) error {
 // each store.
 func (e *execution) serve(ctx, serving context.Context, group *errgroup.Group, drain <-chan struct{}) (ready <-chan struct{}, err error) {
 	told := make(chan struct{}, len(e.stores))
-	listeners := make([]*net.TCPListener, len(e.stores))
-	for i, s := range e.stores {
-		if listeners[i], err = client.Listen(ctx, s.listen); err != nil {
-			for _, ln := range listeners[:i] {
-				_ = ln.Close()
-			}
-			if e.doors != nil {
-				e.doors.close()
-			}
-			return nil, err
-		}
+	listeners, err := e.listen(ctx)
+	if err != nil {
+		return nil, err
 	}
 	e.child.Env = append(e.child.Env, storeEnvironment(e.stores, listeners)...)
 	for i, s := range e.stores {
@@ -230,6 +222,24 @@ func (e *execution) serve(ctx, serving context.Context, group *errgroup.Group, d
 		e.doors.serve(serving, group)
 	}
 	return told, nil
+}
+
+// listen listens for all stores, or for none.
+func (e *execution) listen(ctx context.Context) (listeners []*net.TCPListener, err error) {
+	for _, s := range e.stores {
+		ln, err := client.Listen(ctx, s.listen)
+		if err != nil {
+			for _, ln := range listeners {
+				_ = ln.Close()
+			}
+			if e.doors != nil {
+				e.doors.close()
+			}
+			return nil, err
+		}
+		listeners = append(listeners, ln)
+	}
+	return listeners, nil
 }
 
 // await waits until the relay is reached and has agreed to every store.

@@ -81,14 +81,10 @@ func (m *meter) line(before, now reading) string {
 	m.mu.Lock()
 	title, way := m.title, m.way
 	m.mu.Unlock()
-	streams := "1 stream"
-	if now.streams != 1 {
-		streams = fmt.Sprintf("%d streams", now.streams)
-	}
 	if now.streams > 0 && now.lanes == 0 {
 		way = "waiting for the way back"
 	}
-	line := fmt.Sprintf("%s  %s  %s read  %s written  %s/s", title, streams, decimal(now.read), decimal(now.written), decimal(speed))
+	line := fmt.Sprintf("%s  %s  %s read  %s written  %s/s", title, plural(now.streams, "stream"), decimal(now.read), decimal(now.written), decimal(speed))
 	if way != "" {
 		line += "  " + way
 	}

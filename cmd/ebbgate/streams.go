@@ -37,8 +37,16 @@ func streamsText(s client.Summary) string {
 	for _, store := range s.Stores {
 		refused += store.Refused
 	}
-	return text + fmt.Sprintf("%d streams, %d ended badly, %d dials refused; %d bytes read, %d written; %.1f s",
-		s.Streams, s.Failed-refused, refused, s.BytesRead, s.BytesWritten, s.Seconds)
+	return text + fmt.Sprintf("%s, %d ended badly; %s refused; %d bytes read, %d written; %.1f s",
+		plural(s.Streams, "stream"), s.Failed-refused, plural(refused, "dial"), s.BytesRead, s.BytesWritten, s.Seconds)
+}
+
+// plural is a number of things.
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // writeJSON writes v into a file, whole or not at all.
