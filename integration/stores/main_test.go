@@ -23,6 +23,7 @@ var (
 	binDir string     // of ebbgate
 	keys   rig.Keys   // of the gateway
 	token  string     // of the job
+	public string     // file with the relay's public certificate
 )
 
 // The names that docs/stores.md uses.
@@ -78,8 +79,19 @@ func run(m *testing.M) int {
 
 // startRelay starts a relay with all ways in that the page asks for, and makes its gateway and its job.
 func startRelay(ctx context.Context, p rig.Program, dir string) (err error) {
+	// A public certificate, as far as the jobs of this page know.
+	public = filepath.Join(dir, "public.pem")
+	if _, err := proc.Run(ctx, proc.Spec{Path: "openssl", Dir: dir, Args: strings.Fields(
+		"req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -days 2 -subj /CN=relay -addext subjectAltName=IP:127.0.0.1 " +
+			"-keyout public.key -out public.pem",
+	)}); err != nil {
+		return err
+	}
 	if relay, err = rig.StartRelay(ctx, p, rig.RelayOptions{
-		Dir: dir, Config: map[string]any{"ingress": page.configuration()}, Flags: []string{"--drain-timeout", "1s"},
+		Dir: dir, Flags: []string{"--drain-timeout", "1s"}, Config: map[string]any{
+			"ingress": page.configuration(),
+			"tls":     map[string]any{"cert": public, "key": filepath.Join(dir, "public.key")},
+		},
 	}); err != nil {
 		return err
 	}

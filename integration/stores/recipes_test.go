@@ -22,6 +22,9 @@ type recipes struct {
 
 	// real are the addresses and ports by those that the page names. Ports of the relay are known after bind.
 	real map[string]string
+
+	// environment is what all commands find.
+	environment string
 }
 
 // section is what one store needs.
@@ -38,6 +41,7 @@ type section struct {
 type ingress struct {
 	Connect string           `yaml:"connect"`
 	Socks5  string           `yaml:"socks5"`
+	HTTPS   bool             `yaml:"https"`
 	Ports   []map[string]any `yaml:"ports"`
 }
 
@@ -57,7 +61,9 @@ func readRecipes(path string) (*recipes, error) {
 	for n, line := range strings.Split(string(text), "\n") {
 		switch fence, isFence := strings.CutPrefix(line, "```"); {
 		case kind != "" && isFence:
-			if err := at.add(kind, strings.Join(block, "\n")+"\n"); err != nil {
+			if strings.HasPrefix(block[0], "export EBBGATE_") {
+				p.environment += strings.Join(block, "\n") + "\n"
+			} else if err := at.add(kind, strings.Join(block, "\n")+"\n"); err != nil {
 				return nil, fmt.Errorf("%s: the block before line %d: %w", path, n+1, err)
 			}
 			kind, block = "", nil
@@ -151,7 +157,7 @@ func (p *recipes) configuration() map[string]any {
 		port["listen"] = "127.0.0.1:0"
 		ports = append(ports, port)
 	}
-	return map[string]any{"connect": "127.0.0.1:0", "socks5": "127.0.0.1:0", "ports": ports}
+	return map[string]any{"https": p.sections[""].ingress.HTTPS, "connect": "127.0.0.1:0", "socks5": "127.0.0.1:0", "ports": ports}
 }
 
 // bind learns the relay's ports.

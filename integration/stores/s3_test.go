@@ -76,8 +76,8 @@ func startS3(ctx context.Context, t *testing.T, addr, dir string) *s3 {
 // object is the path of an object's file.
 func (s *s3) object(name string) string { return filepath.Join(s.dir, "buckets", bucket, name) }
 
-// client is a client that reaches an endpoint by a dialer.
-func client(t *testing.T, endpoint string, dial func(context.Context, string, string) (net.Conn, error)) *minio.Client {
+// minioClient is a client that reaches an endpoint by a dialer.
+func minioClient(t *testing.T, endpoint string, dial func(context.Context, string, string) (net.Conn, error)) *minio.Client {
 	t.Helper()
 	transport := &http.Transport{DialContext: dial}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -108,11 +108,12 @@ func TestS3(t *testing.T) {
 
 	const port = "9000"
 	name := "objects." + gateway + ":" + s.real[port]
-	sizes := map[string]int64{"connect": 64<<20 + 7, "forward": 20<<20 + 7}
+	sizes := map[string]int64{"connect": 64<<20 + 7, "dialer": 20<<20 + 7, "forward": 20<<20 + 7}
 	ingress := rig.Ingress{Addr: relay.Connect, Job: job, Token: token}
 	for way, c := range map[string]*minio.Client{
-		"connect": client(t, name, func(ctx context.Context, _, addr string) (net.Conn, error) { return ingress.Dial(ctx, addr) }),
-		"forward": client(t, s.port("9001"), nil),
+		"connect": minioClient(t, name, func(ctx context.Context, _, addr string) (net.Conn, error) { return ingress.Dial(ctx, addr) }),
+		"dialer":  minioClient(t, name, newDialer(t).DialContext),
+		"forward": minioClient(t, s.port("9001"), nil),
 	} {
 		t.Run(way, func(t *testing.T) { roundTrip(ctx, t, c, server, way, sizes[way]) })
 	}

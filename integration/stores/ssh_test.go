@@ -53,7 +53,7 @@ func startSSH(ctx context.Context, t *testing.T, addr, dir string) *daemon {
 	return startDaemon(ctx, t, addr, proc.Spec{Path: "/usr/sbin/sshd", Args: []string{"-D", "-e", "-f", filepath.Join(dir, "sshd_config")}})
 }
 
-// TestSSH puts and gets by sftp through a forward, and reads by ssh.
+// TestSSH puts and gets by sftp, and reads by ssh, with dial as their ProxyCommand and by a forward.
 func TestSSH(t *testing.T) {
 	ctx := need(t, map[string]string{"/usr/sbin/sshd": "openssh-server", "sftp": "openssh-client", "ssh-keygen": "openssh-client"})
 	const (
@@ -78,16 +78,19 @@ func TestSSH(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.dir, "batch"), []byte("get big\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	s.forward(ctx, t, "ebbgate forward corp/shell --listen 127.0.0.1:2222")
 	const (
-		reading = "exec ssh -F ssh_config sftp.corp.example cat big"
-		copying = "exec sftp -F ssh_config -l 100000 -b batch sftp.corp.example" // 12.5 MB/s
+		dialed    = "-F ssh_config "
+		forwarded = "-F ssh_config -o ProxyCommand=none -o HostName=127.0.0.1 -o HostKeyAlias=sftp.corp.example -o Port=2222 "
+		reading   = "sftp.corp.example cat big"
+		copying   = "-l 100000 -b batch sftp.corp.example" // 12.5 MB/s
 	)
-	s.cut(ctx, t, "connector killed", reading, big, s.crash(ctx, t))
-	s.cutFile(ctx, t, "connector killed", copying, "big", s.crash(ctx, t))
-	s.cut(ctx, t, "server killed", reading, big, server.kill)
+	s.cut(ctx, t, "connector killed", "exec ssh "+dialed+reading, big, s.crash(ctx, t))
+	s.cut(ctx, t, "server killed", "exec ssh "+forwarded+reading, big, server.kill)
+	server = startSSH(ctx, t, addr, dir)
+	s.cutFile(ctx, t, "connector killed", "exec sftp "+forwarded+copying, "big", s.crash(ctx, t))
 	if err := os.Remove(filepath.Join(s.dir, "big")); err != nil {
 		t.Fatal(err)
 	}
-	server = startSSH(ctx, t, addr, dir)
-	s.cutFile(ctx, t, "server killed", copying, "big", server.kill)
+	s.cutFile(ctx, t, "server killed", "exec sftp "+dialed+copying, "big", server.kill)
 }

@@ -4,16 +4,20 @@ package stores
 
 import (
 	"context"
+	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/ebbgate/ebbgate/client"
 	"github.com/ebbgate/ebbgate/integration/proc"
 	"github.com/ebbgate/ebbgate/integration/rig"
 )
@@ -54,6 +58,9 @@ func newStage(ctx context.Context, t *testing.T, title, carrier string, addrs ma
 	}
 	s := &stage{dir: t.TempDir(), section: at, real: maps.Clone(page.real), node: "node-" + strings.ToLower(t.Name())}
 	if err := os.WriteFile(filepath.Join(s.dir, "token"), []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, ".curlrc"), []byte("proxy-cacert = "+public+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var stores []rig.Store
@@ -161,8 +168,8 @@ func (s *stage) shell(text string) proc.Spec {
 	return proc.Spec{
 		Name: strings.TrimSpace(text), Path: "env", Dir: s.dir,
 		Args: []string{
-			"-i", "PATH=" + binDir + ":" + os.Getenv("PATH"), "HOME=" + s.dir, "LC_ALL=C",
-			"sh", "-euc", replace(text, s.real),
+			"-i", "PATH=" + binDir + ":" + os.Getenv("PATH"), "HOME=" + s.dir, "LC_ALL=C", "SSL_CERT_FILE=" + public,
+			"sh", "-euc", replace(page.environment+text, s.real),
 		},
 	}
 }
@@ -175,9 +182,29 @@ func (s *stage) play(ctx context.Context, t *testing.T) string {
 	}
 	var out strings.Builder
 	for _, text := range s.section.commands {
+		s.claim(t, text)
 		out.WriteString(s.run(ctx, t, text))
 	}
 	return out.String()
+}
+
+// claimed are ports that commands themselves open.
+var claimed = regexp.MustCompile(`--store \S+=127\.0\.0\.1:(\d+)`)
+
+// claim finds free ports for those that commands open. They are not of the range from which the kernel gives ports.
+func (s *stage) claim(t *testing.T, text string) {
+	t.Helper()
+	for _, port := range claimed.FindAllStringSubmatch(text, -1) {
+		for s.real[port[1]] == "" {
+			addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+			ln, err := net.Listen("tcp", addr)
+			if err != nil {
+				continue
+			}
+			_ = ln.Close()
+			s.real[port[1]] = addr[len("127.0.0.1:"):]
+		}
+	}
 }
 
 // run runs commands that must succeed.
@@ -188,6 +215,18 @@ func (s *stage) run(ctx context.Context, t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return string(out)
+}
+
+// newDialer returns what programs in Go use.
+func newDialer(t *testing.T) *client.Dialer {
+	t.Helper()
+	dialer := &client.Dialer{Relay: relay.Address, Token: token}
+	t.Cleanup(func() {
+		if err := dialer.Close(); err != nil {
+			t.Errorf("the dialer: %v", err)
+		}
+	})
+	return dialer
 }
 
 // port is the real port that stands for one of the page.

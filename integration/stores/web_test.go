@@ -67,9 +67,15 @@ func startNginx(ctx context.Context, t *testing.T, plain, secure, dir string) *d
 
 // ways are how curl gets to a store: by what comes before it.
 var ways = map[string]string{
-	"connect": `export http_proxy="http://nightly-copy:$(cat token)@127.0.0.1:3128"; proxy=--proxytunnel; url=http://web.corp:8080`,
-	"socks5":  `export ALL_PROXY="socks5h://nightly-copy:$(cat token)@127.0.0.1:1080"; proxy=; url=http://web.corp:8080`,
-	"forward": `proxy=; url=http://127.0.0.1:18080`,
+	"connect":  `export http_proxy="http://nightly-copy:$(cat token)@127.0.0.1:3128" proxy=--proxytunnel`,
+	"absolute": `export http_proxy="http://nightly-copy:$(cat token)@127.0.0.1:3128"`,
+	"https": `export https_proxy="https://nightly-copy:$(cat token)@relay.example.com" proxy="--cacert corp-ca.pem"
+export url=https://intranet.corp.example:8443`,
+	"https-connect":  `export http_proxy="https://nightly-copy:$(cat token)@relay.example.com" proxy=--proxytunnel`,
+	"https-absolute": `export http_proxy="https://nightly-copy:$(cat token)@relay.example.com"`,
+	"socks5":         `export ALL_PROXY="socks5h://nightly-copy:$(cat token)@127.0.0.1:1080"`,
+	"forward":        `export url=http://127.0.0.1:18080`,
+	"exec":           `run="ebbgate exec --"`,
 }
 
 // requests are what a web server must be able to do, and answers what curl then says.
@@ -120,9 +126,13 @@ func TestWeb(t *testing.T) {
 	verify(t, filepath.Join(s.dir, "portal.csv"), down, size)
 	verify(t, filepath.Join(files, "put", "report.csv"), up, size)
 
+	if err := os.WriteFile(filepath.Join(s.dir, "requests"), []byte(requests), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for way, before := range ways {
 		t.Run(way, func(t *testing.T) {
-			if got := s.run(ctx, t, "way="+way+"\n"+before+requests); got != answers {
+			before = "run= proxy= url=http://web.corp:8080 way=" + way + "; export proxy url way\n" + before
+			if got := s.run(ctx, t, before+"\n$run sh -eu requests"); got != answers {
 				t.Errorf("curl says:\n%swant:\n%s", got, answers)
 			}
 			verify(t, filepath.Join(s.dir, "got"), down, size)
@@ -134,11 +144,15 @@ func TestWeb(t *testing.T) {
 			if got, err := os.ReadFile(filepath.Join(s.dir, "range")); err != nil || string(got) != string(want) {
 				t.Errorf("the range is not that of the file: %v", err)
 			}
-			reading := before + "; exec curl -sS --fail $proxy "
-			if way != "forward" {
+			reading := before + "; exec $run curl -sS --fail $proxy "
+			if way != "forward" && way != "https" {
 				// What ends with the connection: only a reset tells that it is not all.
 				s.cut(ctx, t, "reset without a length", reading+"http://endless.corp:0/", 1<<40, endless.reset)
 				s.cut(ctx, t, "connector killed without a length", reading+"http://endless.corp:0/", 1<<40, s.crash(ctx, t))
+			}
+			if way == "exec" {
+				const hides = `exec ebbgate exec -- sh -c 'curl -sS http://endless.corp:0/ || true'`
+				s.cut(ctx, t, "hidden by the command", hides, 1<<40, endless.reset)
 			}
 		})
 	}
