@@ -56,7 +56,7 @@ func newStage(ctx context.Context, t *testing.T, title, carrier string, addrs ma
 	if at == nil {
 		t.Fatalf("the page has no section %q", title)
 	}
-	s := &stage{dir: t.TempDir(), section: at, real: maps.Clone(page.real), node: "node-" + strings.ToLower(t.Name())}
+	s := &stage{dir: t.TempDir(), section: at, real: maps.Clone(page.real), node: fmt.Sprintf("%s-%08x", strings.ToLower(t.Name()), rand.Uint32())}
 	if err := os.WriteFile(filepath.Join(s.dir, "token"), []byte(token), 0o600); err != nil {
 		t.Fatal(err)
 	}
