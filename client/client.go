@@ -97,6 +97,7 @@ type Client struct {
 	memory      carrierMemory
 	holder      certs.Holder
 	sessions    *sessions
+	direct      directLanes
 	pool        *pool
 	ready       sync.Once
 

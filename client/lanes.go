@@ -147,6 +147,11 @@ func (p *pool) laneGone(slot *bundleSlot, class int, lane net.Conn) {
 		return
 	}
 	slot.lanes[class] = nil
+	p.resumeLocked(slot)
+}
+
+// resumeLocked has missing lanes made again.
+func (p *pool) resumeLocked(slot *bundleSlot) {
 	if !slot.resuming && !p.closed {
 		slot.resuming = true
 		p.tasks.Go(func() { p.resume(slot) })
@@ -160,8 +165,8 @@ const (
 	resumeMost  = 2 * time.Second
 )
 
-// resume makes lost lanes again, as long as there are streams that want them:
-// until the lanes are back, or the bundle gave up waiting.
+// resume makes lost lanes again, until they are back, the bundle gave up waiting,
+// or nobody wants it: it has neither lanes nor streams.
 func (p *pool) resume(slot *bundleSlot) {
 	for pause := resumeFirst; ; pause = min(2*pause, resumeMost) {
 		if !p.resumable(slot) {
@@ -188,7 +193,7 @@ func (p *pool) resumable(slot *bundleSlot) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b := slot.current
-	if p.closed || len(slot.missingLocked()) == 0 || b == nil || b.Err() != nil || b.Streams() == 0 {
+	if p.closed || len(slot.missingLocked()) == 0 || b == nil || b.Err() != nil || b.Streams() == 0 && b.Lanes() == 0 {
 		slot.resuming = false
 		return false
 	}
@@ -265,6 +270,9 @@ func (p *pool) thicken(slot *bundleSlot, token string) {
 	}
 	if err := p.addLane(p.ctx, slot, b, token, missing[0]); err != nil {
 		p.logger.Debug("no second lane", "node", slot.node, "error", err)
+		p.mu.Lock()
+		p.resumeLocked(slot)
+		p.mu.Unlock()
 	}
 }
 

@@ -366,17 +366,15 @@ func (c *Client) laneTokens(ctx context.Context, node string, n int) ([]string, 
 	return answer.Tokens, nil
 }
 
-// lane implements broker: a stream of a session, joined by the relay to one of
-// the node, with TLS between the two ends inside. The client is its server.
+// lane implements broker. A lane for bulk is a connection of its own where that
+// is possible.
 func (c *Client) lane(ctx context.Context, node, token string, express bool) (net.Conn, bundle.LaneInfo, error) {
 	s, err := c.sessions.forLane(ctx, express)
 	if err != nil {
 		return nil, bundle.LaneInfo{}, err
 	}
-	own := c.currentIdentity().String()
-	stream, err := s.OpenLane(ctx, tunnel.Join{Token: token, Ingress: own, Node: node, Express: express})
-	if err != nil {
-		return nil, bundle.LaneInfo{}, lost(ctx, err)
+	info := bundle.LaneInfo{
+		Carrier: string(s.Link().Carrier()), Local: c.currentIdentity().String(), Peer: node, Express: express,
 	}
 	var stranger error // who answered in the node's place
 	config := certs.ServerConfig(&c.holder, c.currentTrust, certs.ServerOptions{
@@ -388,18 +386,67 @@ func (c *Client) lane(ctx context.Context, node, token string, express bool) (ne
 			return stranger
 		},
 	})
-	lane, err := tunnel.ServeLane(ctx, stream, config)
+	var lane *tunnel.LaneConn
+	if info.Direct = !express && c.direct.allowed(); info.Direct {
+		lane, err = c.dialer(nil).ClientLane(ctx, s.Link().Carrier(), token, config)
+		if pause := c.direct.tried(err); pause > 0 {
+			c.log.Info("no direct lane: bulk stays on the session's", append([]any{"again_in", pause.String()}, attributes(err)...)...)
+		}
+	} else {
+		lane, err = c.sessionLane(ctx, s, tunnel.Join{Token: token, Ingress: info.Local, Node: node, Express: express}, config)
+	}
 	if err != nil {
 		return nil, bundle.LaneInfo{}, laneError(node, err, stranger)
 	}
-	exporter, err := lane.Exporter()
-	if err != nil {
+	if info.Exporter, err = lane.Exporter(); err != nil {
 		_ = lane.Close()
 		return nil, bundle.LaneInfo{}, laneError(node, err, nil)
 	}
-	return lane, bundle.LaneInfo{
-		Carrier: string(s.Link().Carrier()), Local: own, Peer: node, Exporter: exporter, Express: express,
-	}, nil
+	return lane, info, nil
+}
+
+// sessionLane makes a lane of a stream of a session, which the relay joins to one
+// of the node, with TLS between the two ends inside. The client is its server.
+func (c *Client) sessionLane(ctx context.Context, s *tunnel.Session, join tunnel.Join, config *tls.Config) (*tunnel.LaneConn, error) {
+	stream, err := s.OpenLane(ctx, join)
+	if err != nil {
+		return nil, lost(ctx, err)
+	}
+	return tunnel.ServeLane(ctx, stream, config)
+}
+
+// The time in which no direct lane is tried after one that could not be made
+// doubles from the first to the last.
+const (
+	directFirst = time.Second
+	directLast  = 10 * time.Minute
+)
+
+// directLanes remembers whether direct lanes can be made.
+type directLanes struct {
+	mu sync.Mutex
+	// guarded by mu
+	until time.Time // not tried before
+	pause time.Duration
+}
+
+func (d *directLanes) allowed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return time.Now().After(d.until)
+}
+
+// tried is told how an attempt ended; it gives for how long none is made now.
+func (d *directLanes) tried(err error) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err == nil {
+		d.pause = 0
+		return 0
+	}
+	d.pause = min(max(2*d.pause, directFirst), directLast)
+	d.until = time.Now().Add(d.pause)
+	return d.pause
 }
 
 // laneError is a lane that did not come about. A node that is not who it should

@@ -11,13 +11,19 @@ import (
 )
 
 // handle answers the relay's messages.
-func (r *running) handle(ctx context.Context, _ *tunnel.Session, typ string, body json.RawMessage) (any, error) {
+func (r *running) handle(ctx context.Context, s *tunnel.Session, typ string, body json.RawMessage) (any, error) {
 	switch typ {
 	case tunnel.TypeDrain:
 		r.logger.Info("the relay stops")
 		return nil, nil
 	case tunnel.TypeStoreTest:
 		return r.testStore(ctx, body)
+	case tunnel.TypeOpenLane:
+		var m tunnel.OpenLane
+		if err := json.Unmarshal(body, &m); err != nil {
+			return nil, tunnel.Errorf("message-malformed", "node", "use the same version at both ends", "%s: %v", typ, err)
+		}
+		return nil, r.openLane(ctx, s, m)
 	case tunnel.TypeRevoked:
 		var m tunnel.Revoked
 		if err := json.Unmarshal(body, &m); err != nil {

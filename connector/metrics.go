@@ -7,6 +7,7 @@ type metrics struct {
 	dials       *prometheus.CounterVec // by outcome
 	dialSeconds prometheus.Histogram
 	sessions    *prometheus.GaugeVec   // by role
+	direct      prometheus.Gauge       // lanes that are connections of their own
 	renewals    *prometheus.CounterVec // by result
 	reloads     *prometheus.CounterVec // by result
 	configGood  prometheus.Gauge
@@ -26,6 +27,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		sessions: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "ebbgate_connector_sessions", Help: "Sessions that are up, by role.",
 		}, []string{"role"}),
+		direct: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "ebbgate_connector_direct_lanes", Help: "Lanes that are connections of their own.",
+		}),
 		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ebbgate_connector_renewals_total", Help: "Renewals of the node's certificate, by result.",
 		}, []string{"result"}),
@@ -38,7 +42,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	m.configGood.Set(1)
 	if reg != nil {
-		reg.MustRegister(m.dials, m.dialSeconds, m.sessions, m.renewals, m.reloads, m.configGood)
+		reg.MustRegister(m.dials, m.dialSeconds, m.sessions, m.direct, m.renewals, m.reloads, m.configGood)
 	}
 	return m
 }

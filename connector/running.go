@@ -37,6 +37,7 @@ type running struct {
 
 	// each guards itself
 	sessions *sessions
+	direct   directLanes
 	health   health
 	tests    tests
 	ready    sync.Once
@@ -80,6 +81,8 @@ func (r *running) run(ctx context.Context) error {
 	// serving outlives ctx: ingresses are told over sessions that still stand.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	r.direct.begin(serving)
+	defer r.direct.end()
 	group, broken := errgroup.WithContext(serving)
 	group.Go(func() error { return r.serveStatus(broken) })
 	group.Go(func() error { return r.watch(broken) })

@@ -67,6 +67,18 @@ func (s *sessions) newest(role string) (newest *entry) {
 	return newest
 }
 
+// routeOf is the route of a session that is up, or nil.
+func (s *sessions) routeOf(session *tunnel.Session) *route {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.list {
+		if e.session == session {
+			return e.route
+		}
+	}
+	return nil
+}
+
 // control is the newest control session, or nil; changed is closed at the next
 // change.
 func (s *sessions) control() (session *tunnel.Session, changed <-chan struct{}) {

@@ -150,10 +150,12 @@ func (r *Relay) greet(ctx context.Context, conn net.Conn, web *website, proved f
 		_ = conn.SetWriteDeadline(time.Now().Add(firstBytes))
 		_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nThis port speaks TLS: use https://\n"))
 		_ = conn.Close()
-	default:
-		// direct lanes: nobody was given a token for one
+	case tunnel.KindLane:
 		stop()
-		_ = conn.Close()
+		r.nodeLane(peeked)
+	case tunnel.KindClientLane:
+		defer stop()
+		r.clientLane(ctx, peeked, proved)
 	}
 }
 

@@ -187,6 +187,19 @@ func (i *identity) sessionConfig() *tls.Config {
 	return certs.ServerConfig(i.holder, func() *certs.Trust { return i.trust }, certs.ServerOptions{ALPN: []string{tunnel.ALPN}})
 }
 
+// laneConfig is TLS for a node's direct lane to an ingress of the relay.
+func (i *identity) laneConfig(node certs.Identity) *tls.Config {
+	return certs.ServerConfig(i.holder, func() *certs.Trust { return i.trust }, certs.ServerOptions{
+		ALPN: []string{tunnel.ALPNLane}, RequireClient: true,
+		Accept: func(id certs.Identity) error {
+			if id != node {
+				return fmt.Errorf("relay: the lane is of %s, not of %s", id, node)
+			}
+			return nil
+		},
+	})
+}
+
 // publicConfig is TLS for everybody else.
 func (i *identity) publicConfig() *tls.Config {
 	return &tls.Config{

@@ -16,6 +16,7 @@ type metrics struct {
 	laneEnds    *prometheus.CounterVec // reason
 	lanes       prometheus.Gauge       // of clients, copied by the relay
 	copied      prometheus.Counter
+	spliced     prometheus.Counter
 	reloads     *prometheus.CounterVec // result
 	configGood  prometheus.Gauge
 }
@@ -38,6 +39,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Namespace: "ebbgate", Subsystem: "relay", Name: "client_lanes",
 			Help: "Lanes between clients and nodes that the relay moves now.",
 		}),
+		spliced: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ebbgate_relay_lane_spliced_bytes_total", Help: "Bytes of clients' direct lanes that are over, moved without reading them.",
+		}),
 		copied: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "ebbgate", Subsystem: "relay", Name: "client_lane_bytes_total",
 			Help: "Bytes moved between clients' and nodes' lanes.",
@@ -49,7 +53,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 	}
 	m.configGood.Set(1)
-	reg.MustRegister(m.connections, m.sessions, m.sessionEnds, m.enrolments, m.dials, m.laneEnds, m.lanes, m.copied, m.reloads, m.configGood)
+	reg.MustRegister(m.connections, m.sessions, m.sessionEnds, m.enrolments, m.dials, m.laneEnds, m.lanes, m.copied, m.spliced, m.reloads, m.configGood)
 	return m
 }
 

@@ -92,6 +92,10 @@ type jobKey struct{ tenant, job string }
 
 // registry knows which nodes and clients have a session now.
 type registry struct {
+	// opened is told each bundle of the relay's own ingresses and returns once it
+	// is over; nil: nobody is. Static after construction.
+	opened func(*node, *bundle.Bundle)
+
 	mu sync.Mutex
 	// guarded by mu
 	nodes   map[nodeKey]*node
@@ -269,6 +273,9 @@ func (r *registry) ownBundle(n *node, cfg bundle.Config) *bundle.Bundle {
 			own.End(bundle.CodeIngressStopped)
 		}
 		r.ending.Go(func() { r.outlive(n, own) })
+		if r.opened != nil {
+			r.ending.Go(func() { r.opened(n, own) })
+		}
 	}
 	return n.own
 }

@@ -87,6 +87,7 @@ type Relay struct {
 	registry   *registry
 	dials      *dialer
 	tickets    *tickets
+	splices    splices
 	doors      *doors
 	doorkeeper *doorkeeper
 	enrolling  *rateLimit
@@ -122,6 +123,7 @@ func New(cfg Config) (*Relay, error) {
 	}
 	r.dials = newDialer(r)
 	r.doors = newDoors(r)
+	r.registry.opened = r.keepDirectLanes
 	r.inForce.Store(cfg.File)
 	return r, nil
 }

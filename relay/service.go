@@ -129,6 +129,7 @@ func (s service) RevokeJob(ctx context.Context, tenant, name string) error {
 	}
 	job := jobKey{tenant, name}
 	s.r.dials.revoke(job)
+	s.r.splices.cut(job)
 	for _, n := range s.r.registry.snapshot() {
 		if n.key.tenant != tenant {
 			continue

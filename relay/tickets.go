@@ -8,8 +8,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ebbgate/ebbgate/certs"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ebbgate/ebbgate/certs"
+	"github.com/ebbgate/ebbgate/tunnel"
 )
 
 // ticketLife is how long a lane's token waits to be used.
@@ -18,8 +20,9 @@ const ticketLife = 10 * time.Second
 // maxTickets bounds the tokens that wait.
 const maxTickets = 1 << 16
 
-// tickets are the one-time tokens that join a client's lane to a node's. A token
-// routes, it proves nothing: the ends verify each other.
+// tickets are the one-time tokens of lanes: those with which a client asks for a
+// lane to a node, and those with which a node's direct lane finds who waits for
+// it. A token routes, it proves nothing: the ends verify each other.
 type tickets struct {
 	mu sync.Mutex
 	// guarded by mu
@@ -29,15 +32,20 @@ type tickets struct {
 
 // ticket is what a token is bound to.
 type ticket struct {
-	client  certs.Identity
+	ingress certs.Identity // the client, or this relay
 	node    nodeKey
 	expires time.Time
+	arrived chan *tunnel.Peeked // takes the node's connection; nil: a client's token
 }
 
 func newTickets() *tickets { return &tickets{waiting: make(map[string]ticket)} }
 
 // issue makes a token for a lane from a client to a node.
 func (t *tickets) issue(client certs.Identity, n nodeKey) (string, error) {
+	return t.add(ticket{ingress: client, node: n})
+}
+
+func (t *tickets) add(made ticket) (string, error) {
 	var random [16]byte
 	_, _ = rand.Read(random[:])
 	token := hex.EncodeToString(random[:])
@@ -52,8 +60,57 @@ func (t *tickets) issue(client certs.Identity, n nodeKey) (string, error) {
 	if len(t.waiting) >= maxTickets {
 		return "", failure("relay-busy", "relay", "try again", "too many lanes are being made")
 	}
-	t.waiting[token] = ticket{client, n, now.Add(ticketLife)}
+	made.expires = now.Add(ticketLife)
+	t.waiting[token] = made
 	return token, nil
+}
+
+// expect makes a token for a node's direct lane. Its connection comes over
+// arrived; whoever waits calls done when it does not any more, and owns what
+// came.
+func (t *tickets) expect(ingress certs.Identity, n nodeKey) (token string, arrived <-chan *tunnel.Peeked, done func(), err error) {
+	made := ticket{ingress: ingress, node: n, arrived: make(chan *tunnel.Peeked, 1)}
+	token, err = t.add(made)
+	return token, made.arrived, func() {
+		t.mu.Lock()
+		delete(t.waiting, token)
+		t.mu.Unlock()
+		select {
+		case late := <-made.arrived:
+			_ = late.Close()
+		default:
+		}
+	}, err
+}
+
+// arrive gives a node's connection to who waits for it; false: nobody does.
+func (t *tickets) arrive(conn *tunnel.Peeked) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	held, ok := t.waiting[conn.Token]
+	if !ok || held.arrived == nil || time.Now().After(held.expires) {
+		return false
+	}
+	delete(t.waiting, conn.Token)
+	held.arrived <- conn // has room for one, and this token is gone
+	return true
+}
+
+// claim uses up a client's token that came on a connection of its own, where
+// nobody has proved anything yet: the node will find out.
+func (t *tickets) claim(token string) (ticket, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	held, ok := t.waiting[token]
+	if !ok || held.arrived != nil || time.Now().After(held.expires) {
+		return ticket{}, errTicket()
+	}
+	delete(t.waiting, token)
+	return held, nil
+}
+
+func errTicket() error {
+	return failure("lane-token-invalid", "relay", "ask for a new grant", "the lane's token is unknown, used or expired")
 }
 
 // redeem uses a token up: once, in time, by the client that it was made for.
@@ -61,8 +118,8 @@ func (t *tickets) redeem(token string, client certs.Identity) (nodeKey, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	held, ok := t.waiting[token]
-	if !ok || held.client != client || time.Now().After(held.expires) {
-		return nodeKey{}, failure("lane-token-invalid", "relay", "ask for a new grant", "the lane's token is unknown, used or expired")
+	if !ok || held.arrived != nil || held.ingress != client || time.Now().After(held.expires) {
+		return nodeKey{}, errTicket()
 	}
 	delete(t.waiting, token)
 	return held.node, nil

@@ -18,6 +18,7 @@ const (
 	TypeHeartbeat = "heartbeat"  // from a node, Heartbeat
 	TypeGrant     = "grant"      // from a client, GrantRequest
 	TypeLanes     = "lanes"      // from a client, LanesRequest
+	TypeOpenLane  = "open-lane"  // to a node, OpenLane
 	TypeRenewCert = "renew-cert" // from a node, RenewCert
 	TypeRevoked   = "revoked"    // to a node, Revoked
 	TypeConfig    = "config"     // from a node, NodeConfig
@@ -32,6 +33,7 @@ var replies = map[string]string{
 	TypePing:      "pong",
 	TypeGrant:     "granted",
 	TypeLanes:     "lane-tokens",
+	TypeOpenLane:  "opened-lane",
 	TypeRenewCert: "renewed-cert",
 	TypeConfig:    "configured",
 	TypeStoreTest: "store-tested",
@@ -125,6 +127,14 @@ type LanesRequest struct {
 // LaneTokens answers LanesRequest.
 type LaneTokens struct {
 	Tokens []string `json:"tokens"` // one lane each, within 10 s
+}
+
+// OpenLane asks a node for a direct lane. It answers when it has made one, or why
+// it could not.
+type OpenLane struct {
+	Token   string `json:"token"`   // for the lane's first bytes
+	Ingress string `json:"ingress"` // identity of the other end
+	Express bool   `json:"express"` // for small frames
 }
 
 // RenewCert asks for a certificate for a new key.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"time"
@@ -47,31 +48,63 @@ func (e *PeekError) Code() string { return e.Reason }
 // as many pieces as they come, and tells what they are. The connection that it
 // returns gives them again; conn itself must not be read any more. Nothing is
 // closed.
-func Peek(conn net.Conn, timeout time.Duration) (Kind, net.Conn, error) {
+func Peek(conn net.Conn, timeout time.Duration) (Kind, *Peeked, error) {
 	if err := conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
 		return "", nil, &PeekError{"closed", err}
 	}
 	in := &peeker{conn: conn}
-	kind, err := peek(in)
+	kind, token, err := peek(in)
 	if err != nil {
 		return "", nil, err
 	}
 	if err := conn.SetReadDeadline(time.Time{}); err != nil {
 		return "", nil, &PeekError{"closed", err}
 	}
-	return kind, &peekedConn{Conn: conn, again: in.seen}, nil
+	return kind, &Peeked{Conn: conn, Token: token, again: in.seen}, nil
 }
 
-// peekedConn gives the bytes again that were looked at.
-type peekedConn struct {
+// Peeked gives the bytes again that were looked at.
+type Peeked struct {
 	net.Conn
+	// Token is what a KindLane says that it is for. It may be anything.
+	Token string
+
 	again []byte
 }
 
-// NetConn is the connection below. What was looked at comes from Read alone.
-func (c *peekedConn) NetConn() net.Conn { return c.Conn }
+// tokenSize is the length of a lane's token: 128 bits in hex.
+const tokenSize = 32
 
-func (c *peekedConn) Read(p []byte) (int, error) {
+// ClientLane takes the line with which a KindClientLane begins, within timeout,
+// and gives its token. What follows the line is left.
+func (c *Peeked) ClientLane(timeout time.Duration) (token string, err error) {
+	if err := c.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+		return "", &PeekError{"closed", err}
+	}
+	line := make([]byte, len(clientLanePrefix)+tokenSize+1)
+	if _, err := io.ReadFull(c, line); err != nil {
+		return "", peekFailed(err)
+	}
+	if line[len(line)-1] != '\n' {
+		return "", &PeekError{"garbage", errors.New("no token of a lane")}
+	}
+	if err := c.SetReadDeadline(time.Time{}); err != nil {
+		return "", &PeekError{"closed", err}
+	}
+	return string(line[len(clientLanePrefix) : len(line)-1]), nil
+}
+
+// Bare gives the bytes that were looked at and not read yet, and the connection
+// under it, which is read from then on.
+func (c *Peeked) Bare() (rest []byte, conn net.Conn) {
+	rest, c.again = c.again, nil
+	return rest, c.Conn
+}
+
+// NetConn is the connection below. What was looked at comes from Read alone.
+func (c *Peeked) NetConn() net.Conn { return c.Conn }
+
+func (c *Peeked) Read(p []byte) (int, error) {
 	if c.again == nil {
 		return c.Conn.Read(p)
 	}
@@ -111,28 +144,28 @@ func (p *peeker) Peek(n int) ([]byte, error) {
 	return p.seen[:n], nil
 }
 
-func peek(in *peeker) (Kind, error) {
+func peek(in *peeker) (kind Kind, token string, err error) {
 	first, err := in.Peek(1)
 	if err != nil {
-		return "", peekFailed(err)
+		return "", "", peekFailed(err)
 	}
 	const recordHandshake = 22
 	switch c := first[0]; {
 	case c == recordHandshake:
 		return peekHello(in)
 	case c < 'A' || c > 'Z':
-		return "", &PeekError{"garbage", fmt.Errorf("the first byte is %#02x", c)}
+		return "", "", &PeekError{"garbage", fmt.Errorf("the first byte is %#02x", c)}
 	}
 	for i := range len(clientLanePrefix) {
 		b, err := in.Peek(i + 1)
 		if err != nil {
-			return "", peekFailed(err)
+			return "", "", peekFailed(err)
 		}
 		if b[i] != clientLanePrefix[i] {
-			return KindHTTP, nil
+			return KindHTTP, "", nil
 		}
 	}
-	return KindClientLane, nil
+	return KindClientLane, "", nil
 }
 
 func peekFailed(err error) error {
@@ -148,14 +181,14 @@ func peekFailed(err error) error {
 
 // peekHello collects a ClientHello, which may come in several records (RFC 8446
 // §5.1), and reads its ALPN.
-func peekHello(in *peeker) (Kind, error) {
-	garbage := func(what string) (Kind, error) { return "", &PeekError{"garbage", errors.New(what)} }
+func peekHello(in *peeker) (kind Kind, token string, err error) {
+	garbage := func(what string) (Kind, string, error) { return "", "", &PeekError{"garbage", errors.New(what)} }
 	var hello []byte
 	need := 4 // the handshake message's header
 	for at := 0; len(hello) < need; {
 		header, err := in.Peek(at + 5)
 		if err != nil {
-			return "", peekFailed(err)
+			return "", "", peekFailed(err)
 		}
 		header = header[at:]
 		n := int(binary.BigEndian.Uint16(header[3:]))
@@ -164,7 +197,7 @@ func peekHello(in *peeker) (Kind, error) {
 		}
 		record, err := in.Peek(at + 5 + n)
 		if err != nil {
-			return "", peekFailed(err)
+			return "", "", peekFailed(err)
 		}
 		hello = append(hello, record[at+5:]...)
 		at += 5 + n
@@ -174,7 +207,7 @@ func peekHello(in *peeker) (Kind, error) {
 			}
 			need = 4 + int(hello[1])<<16 + int(hello[2])<<8 + int(hello[3])
 			if need > maxPeek {
-				return "", &PeekError{"too-long", fmt.Errorf("a ClientHello of %d bytes", need)}
+				return "", "", &PeekError{"too-long", fmt.Errorf("a ClientHello of %d bytes", need)}
 			}
 		}
 	}
@@ -183,11 +216,15 @@ func peekHello(in *peeker) (Kind, error) {
 	case !ok:
 		return garbage("a malformed ClientHello")
 	case slices.Contains(protocols, ALPNLane):
-		return KindLane, nil
+		other := slices.DeleteFunc(protocols, func(p string) bool { return p == ALPNLane })
+		if len(other) != 1 || len(other[0]) != tokenSize {
+			return garbage("a lane without a token")
+		}
+		return KindLane, other[0], nil
 	case slices.Contains(protocols, ALPN):
-		return KindSession, nil
+		return KindSession, "", nil
 	}
-	return KindTLS, nil
+	return KindTLS, "", nil
 }
 
 // field takes a field with a length of so many bytes before it.

@@ -43,6 +43,8 @@ func inRecords(record []byte, size int) (out []byte) {
 	return out
 }
 
+const testLaneToken = "0123456789abcdef0123456789abcdef"
+
 func TestPeek(t *testing.T) {
 	session := clientHello(t, ALPN)
 	tests := []struct {
@@ -54,7 +56,10 @@ func TestPeek(t *testing.T) {
 		{"session", session, KindSession, ""},
 		{"session among others", clientHello(t, "h2", ALPN), KindSession, ""},
 		{"session in many records", inRecords(session, 100), KindSession, ""},
-		{"lane", clientHello(t, ALPNLane, "0123456789abcdef"), KindLane, ""},
+		{"lane", clientHello(t, ALPNLane, testLaneToken), KindLane, ""},
+		{"lane without a token", clientHello(t, ALPNLane), "", "garbage"},
+		{"lane with a short token", clientHello(t, ALPNLane, "0123"), "", "garbage"},
+		{"lane with two tokens", clientHello(t, ALPNLane, testLaneToken, testLaneToken), "", "garbage"},
 		{"browser", clientHello(t, "h2", "http/1.1"), KindTLS, ""},
 		{"no ALPN", clientHello(t), KindTLS, ""},
 		{"client's lane", []byte("EBBLANE 0123\n"), KindClientLane, ""},
@@ -105,6 +110,9 @@ func TestPeek(t *testing.T) {
 					if err != nil || kind != test.kind {
 						t.Fatalf("%q %v, want %q", kind, err, test.kind)
 					}
+					if kind == KindLane && again.Token != testLaneToken {
+						t.Errorf("token %q", again.Token)
+					}
 					got := make([]byte, len(test.sent))
 					if _, err := io.ReadFull(again, got); err != nil || !bytes.Equal(got, test.sent) {
 						t.Errorf("the bytes did not come again: %v", err)
@@ -112,6 +120,36 @@ func TestPeek(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// TestClientLane: the line is taken, what follows it is left.
+func TestClientLane(t *testing.T) {
+	for _, test := range []struct{ sent, token, rest string }{
+		{"EBBLANE " + testLaneToken + "\nrest", testLaneToken, "rest"},
+		{"EBBLANE " + testLaneToken + "\n", testLaneToken, ""},
+		{"EBBLANE " + testLaneToken + "0\n", "", ""},
+		{"EBBLANE 0123\n", "", ""},
+		{"EBBLANE " + testLaneToken, "", ""},
+	} {
+		a, b := net.Pipe()
+		go func() { _, _ = a.Write([]byte(test.sent)); _ = a.Close() }()
+		_, peeked, err := Peek(b, 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, err := peeked.ClientLane(10 * time.Second)
+		if token != test.token || (err == nil) != (test.token != "") {
+			t.Errorf("%q: token %q, %v", test.sent, token, err)
+		}
+		if err == nil {
+			rest, bare := peeked.Bare()
+			more, _ := io.ReadAll(bare)
+			if got := string(rest) + string(more); got != test.rest {
+				t.Errorf("%q: left is %q", test.sent, got)
+			}
+		}
+		_ = b.Close()
 	}
 }
 

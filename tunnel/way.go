@@ -3,10 +3,12 @@ package tunnel
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // DialCarrier makes a link on one carrier.
@@ -28,13 +30,7 @@ func (d *Dialer) dialLink(ctx context.Context, c Carrier, addr string) (Link, er
 	if c == QUIC {
 		return DialQUIC(ctx, addr, config)
 	}
-	conn, err := d.dialTCP(ctx, addr)
-	if err == nil {
-		conn, err = d.webSocket(ctx, c, conn)
-	}
-	if err != nil && c == WS && ctx.Err() == nil {
-		conn, err = d.plainWebSocket(ctx, err)
-	}
+	conn, err := d.dialPipe(ctx, c, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -43,6 +39,67 @@ func (d *Dialer) dialLink(ctx context.Context, c Carrier, addr string) (Link, er
 		return nil, d.tunnelled(addr, err)
 	}
 	return link, nil
+}
+
+// dialPipe makes what a link or a direct lane travels on: a TCP connection, or a
+// WebSocket on one.
+func (d *Dialer) dialPipe(ctx context.Context, c Carrier, addr string) (net.Conn, error) {
+	conn, err := d.dialTCP(ctx, addr)
+	if err == nil {
+		conn, err = d.webSocket(ctx, c, conn)
+	}
+	if err != nil && c == WS && ctx.Err() == nil {
+		conn, err = d.plainWebSocket(ctx, err)
+	}
+	return conn, err
+}
+
+// NodeLane makes a node's direct lane for a token of the relay: TLS with config,
+// whose other end is the ingress that the token is for, in the relay or beyond
+// it. Lanes for links on QUIC are TCP.
+func (d *Dialer) NodeLane(ctx context.Context, c Carrier, token string, config *tls.Config) (*LaneConn, error) {
+	conn, addr, err := d.directPipe(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	config = config.Clone()
+	config.ServerName = serverName(d.Endpoint.Host)
+	config.NextProtos = []string{ALPNLane, token}
+	lane, err := DialLane(ctx, conn, config)
+	if err != nil {
+		return nil, d.explain(c, addr, d.tunnelled(addr, err))
+	}
+	return lane, nil
+}
+
+// ClientLane makes a client's direct lane for a token of the relay: the client
+// is the TLS server, for the node that the relay has come.
+func (d *Dialer) ClientLane(ctx context.Context, c Carrier, token string, config *tls.Config) (*LaneConn, error) {
+	conn, _, err := d.directPipe(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	_ = conn.SetWriteDeadline(time.Now().Add(handshakeTimeout))
+	if _, err := io.WriteString(conn, clientLanePrefix+token+"\n"); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("tunnel: lane: %w", err)
+	}
+	_ = conn.SetWriteDeadline(time.Time{})
+	return ServeLane(ctx, conn, config)
+}
+
+// directPipe makes what a direct lane travels on beside a link on c.
+func (d *Dialer) directPipe(ctx context.Context, c Carrier) (conn net.Conn, addr string, err error) {
+	if c == QUIC {
+		c = TLS
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	addr = net.JoinHostPort(d.Endpoint.Host, strconv.Itoa(d.Endpoint.port(c)))
+	if conn, err = d.dialPipe(ctx, c, addr); err != nil {
+		return nil, addr, d.explain(c, addr, err)
+	}
+	return conn, addr, nil
 }
 
 func (d *Dialer) dialTCP(ctx context.Context, addr string) (net.Conn, error) {

@@ -15,14 +15,15 @@ import (
 // they come into being with their first lane.
 type Bundle struct {
 	// static after construction
-	cfg    Config
-	role   byte
-	id     [16]byte
-	secret [secretSize]byte
-	open   OpenFunc // at a node
-	onOver func()   // at a node: forgets the bundle; it must not wait
-	done   chan struct{}
-	tasks  sync.WaitGroup // lanes' goroutines and dials
+	cfg     Config
+	role    byte
+	id      [16]byte
+	secret  [secretSize]byte
+	open    OpenFunc // at a node
+	onOver  func()   // at a node: forgets the bundle; it must not wait
+	done    chan struct{}
+	wanting chan struct{}  // capacity 1: bulk would use a direct lane
+	tasks   sync.WaitGroup // lanes' goroutines and dials
 
 	mu sync.Mutex
 	// guarded by mu
@@ -64,7 +65,7 @@ func NewIngress(cfg Config) *Bundle {
 }
 
 func newBundle(cfg Config, role byte) *Bundle {
-	b := &Bundle{cfg: cfg.withDefaults(), role: role, done: make(chan struct{}), streams: make(map[uint64]*Stream)}
+	b := &Bundle{cfg: cfg.withDefaults(), role: role, done: make(chan struct{}), wanting: make(chan struct{}, 1), streams: make(map[uint64]*Stream)}
 	b.seen.low = 1
 	b.timer = time.AfterFunc(time.Hour, b.tick)
 	b.timer.Stop()
@@ -74,6 +75,10 @@ func newBundle(cfg Config, role byte) *Bundle {
 // Done is closed when the bundle is over: closed by either end, or without a
 // lane for longer than its grace. Err says why.
 func (b *Bundle) Done() <-chan struct{} { return b.done }
+
+// Wanting receives when this end has bulk to send and would send it faster over
+// a direct lane. Whoever makes lanes waits for it.
+func (b *Bundle) Wanting() <-chan struct{} { return b.wanting }
 
 // Err is nil while the bundle lives, then an *EndError.
 func (b *Bundle) Err() error {

@@ -51,6 +51,9 @@ type LaneInfo struct {
 	// that are not bulk. Bulk uses it only where there is no other lane. Each
 	// end marks for what it sends.
 	Express bool
+	// Direct marks a lane that is a connection of its own. Where there is one,
+	// bulk uses no other.
+	Direct bool
 }
 
 // Request is what a stream's OPEN says.
@@ -100,6 +103,8 @@ const (
 	maxBundles = 256
 	// maxLanes bounds the lanes of one bundle.
 	maxLanes = 64
+	// directLanes is how many direct lanes a bundle wants once it has bulk.
+	directLanes = 1
 	// maxOpening bounds the dials that a node has under way for one bundle.
 	maxOpening = 4096
 )

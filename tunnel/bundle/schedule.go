@@ -111,22 +111,41 @@ func (b *Bundle) takeLocked(q *fifo[*Stream]) *chunk {
 // carriesControlLocked tells whether small frames go over l: over express lanes
 // where there is one.
 func (b *Bundle) carriesControlLocked(l *lane) bool {
-	return l.info.Express || !b.anyLocked(true)
+	return l.info.Express || b.countLocked(isExpress) == 0
 }
 
-// carriesBulkLocked tells whether bulk goes over l: over express lanes only
-// where there is nothing else.
+// carriesBulkLocked tells whether bulk goes over l: over direct lanes where there
+// is one, over express lanes only where there is nothing else.
 func (b *Bundle) carriesBulkLocked(l *lane) bool {
-	return !l.info.Express || !b.anyLocked(false)
+	if b.countLocked(isDirect) > 0 {
+		return l.info.Direct
+	}
+	return !l.info.Express || b.countLocked(isOrdinary) == 0
 }
 
-func (b *Bundle) anyLocked(express bool) bool {
+func isExpress(l *lane) bool  { return l.info.Express }
+func isOrdinary(l *lane) bool { return !l.info.Express }
+func isDirect(l *lane) bool   { return l.info.Direct }
+
+// countLocked counts the lanes of a kind that take new frames.
+func (b *Bundle) countLocked(kind func(*lane) bool) (n int) {
 	for _, l := range b.lanes {
-		if l.info.Express == express && !l.closing {
-			return true
+		if kind(l) && !l.closing {
+			n++
 		}
 	}
-	return false
+	return n
+}
+
+// wantLocked tells whoever makes lanes that bulk would use a direct one.
+func (b *Bundle) wantLocked() {
+	if b.countLocked(isDirect) >= directLanes {
+		return
+	}
+	select {
+	case b.wanting <- struct{}{}:
+	default: // it is told already
+	}
 }
 
 func (b *Bundle) moreLocked() bool {

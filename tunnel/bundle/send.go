@@ -86,6 +86,7 @@ func (s *Stream) readyLocked() {
 	bulk := s.send.off-s.send.acked > bulkThreshold
 	if bulk {
 		s.b.bulk.push(s)
+		s.b.wantLocked()
 	} else {
 		s.b.light.push(s)
 	}

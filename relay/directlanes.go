@@ -1,0 +1,236 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/ebbgate/ebbgate/certs"
+	"github.com/ebbgate/ebbgate/tunnel"
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
+)
+
+const (
+	// directTime bounds the making of a direct lane: the node may have to
+	// authenticate at a proxy.
+	directTime = 15 * time.Second
+	// After a direct lane that could not be made, the pause before the next
+	// attempt doubles from the first to the last. Session lanes serve meanwhile.
+	directFirst = 10 * time.Second
+	directLast  = 10 * time.Minute
+)
+
+// nodeLane gives a node's direct lane to whoever asked for it.
+func (r *Relay) nodeLane(conn *tunnel.Peeked) {
+	if !r.tickets.arrive(conn) {
+		r.metrics.connections.WithLabelValues("lane-token-invalid").Inc()
+		_ = conn.Close()
+	}
+}
+
+// clientLane serves a client's direct lane until it is over: the node is asked
+// for its half, and the two are joined.
+func (r *Relay) clientLane(ctx context.Context, conn *tunnel.Peeked, proved func()) {
+	err := r.tryClientLane(ctx, conn, proved)
+	_ = conn.Close()
+	if err != nil {
+		r.metrics.connections.WithLabelValues(codeOf(err)).Inc()
+		r.log.Debug("client's direct lane refused", "from", conn.RemoteAddr().String(), "error", err)
+	}
+}
+
+func (r *Relay) tryClientLane(ctx context.Context, conn *tunnel.Peeked, proved func()) error {
+	token, err := conn.ClientLane(firstBytes)
+	if err != nil {
+		return err
+	}
+	held, err := r.tickets.claim(token)
+	if err != nil {
+		return err
+	}
+	n := r.registry.node(held.node)
+	if n == nil {
+		return failure("no-node-online", "node", "ask for a new grant", "node %s is gone", held.node.node)
+	}
+	far, err := r.askForLane(ctx, n, held.ingress, &r.sessions)
+	if err != nil {
+		return err
+	}
+	proved()
+	defer r.splices.enter(held.ingress, conn, far)()
+	r.metrics.lanes.Inc()
+	defer r.metrics.lanes.Dec()
+	spliced := splice(ctx, conn, far)
+	r.metrics.spliced.Add(float64(spliced))
+	return nil
+}
+
+// askForLane asks a node for a direct lane to an ingress, and gives the node's
+// half of it: a connection whose ClientHello is still to be read. The caller runs
+// under tasks, which waits for what is left to be heard.
+func (r *Relay) askForLane(ctx context.Context, n *node, ingress certs.Identity, tasks *sync.WaitGroup) (*tunnel.Peeked, error) {
+	session := n.session(true)
+	if session == nil {
+		return nil, failure("no-node-online", "node", "ask for a new grant", "node %s is gone", n.key.node)
+	}
+	token, arrived, done, err := r.tickets.expect(ingress, n.key)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	ctx, cancel := context.WithTimeout(ctx, directTime)
+	defer cancel()
+	answer := make(chan error, 1)
+	tasks.Go(func() { // the node answers once both ends have shaken hands
+		answering, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*directTime)
+		defer cancel()
+		answer <- session.Call(answering, tunnel.TypeOpenLane, tunnel.OpenLane{Token: token, Ingress: ingress.String()}, nil)
+	})
+	for {
+		select {
+		case conn := <-arrived:
+			return conn, nil
+		case err := <-answer:
+			if err != nil {
+				return nil, err
+			}
+			answer = nil // it came first; so did the connection, or it is lost
+		case <-ctx.Done():
+			return nil, failure("lane-timeout", "node", "look at the node's log: does its network let more connections to the relay out?", "node %s made no direct lane within %v", n.key.node, directTime)
+		}
+	}
+}
+
+// splice moves bytes between two lanes' connections until either ends, and
+// closes both: a lane has no half-close. Between two TCP connections the kernel
+// moves them, on Linux (splice(2)).
+func splice(ctx context.Context, client, node *tunnel.Peeked) (moved int64) {
+	stop := context.AfterFunc(ctx, func() { _ = client.Close(); _ = node.Close() })
+	defer stop()
+	var both sync.WaitGroup
+	var up, down int64
+	move := func(to, from *tunnel.Peeked, count *int64) {
+		defer func() { _ = to.Close(); _ = from.Close() }()
+		rest, bare := from.Bare()
+		n, err := to.Conn.Write(rest)
+		*count = int64(n)
+		if err == nil {
+			copied, _ := io.Copy(writeOnly(to.Conn), bare)
+			*count += copied
+		}
+	}
+	both.Go(func() { move(node, client, &up) })
+	both.Go(func() { move(client, node, &down) })
+	both.Wait()
+	return up + down
+}
+
+// writeOnly is the side of a connection that io.Copy writes to: a TCP connection
+// as it is, so that the kernel moves the bytes.
+func writeOnly(conn net.Conn) io.Writer {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		return tcp
+	}
+	return conn
+}
+
+// splices are the clients' direct lanes that are joined now.
+type splices struct {
+	mu sync.Mutex
+	// guarded by mu
+	open map[*tunnel.Peeked]splicedLane
+}
+
+type splicedLane struct {
+	ingress certs.Identity
+	far     *tunnel.Peeked
+}
+
+func (s *splices) enter(ingress certs.Identity, near, far *tunnel.Peeked) (leave func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open == nil {
+		s.open = make(map[*tunnel.Peeked]splicedLane)
+	}
+	s.open[near] = splicedLane{ingress, far}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.open, near)
+	}
+}
+
+// cut ends the lanes of a job's clients.
+func (s *splices) cut(job jobKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for near, lane := range s.open {
+		if lane.ingress.Tenant == job.tenant && lane.ingress.Name == job.job {
+			_ = near.Close()
+			_ = lane.far.Close()
+		}
+	}
+}
+
+// keepDirectLanes gives the relay's own bundle to a node a direct lane when bulk
+// wants one, until the bundle is over.
+func (r *Relay) keepDirectLanes(n *node, own *bundle.Bundle) {
+	pause := directFirst
+	for {
+		select {
+		case <-own.Done():
+			return
+		case <-own.Wanting():
+		}
+		err := r.openDirectLane(n, own)
+		if err == nil {
+			pause = directFirst
+			continue
+		}
+		if own.Err() != nil {
+			return
+		}
+		r.log.Info("no direct lane: bulk stays on the session's", "node", n.identity.String(), "again_in", pause, "error", err)
+		timer := time.NewTimer(pause)
+		select {
+		case <-own.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+		pause = min(2*pause, directLast)
+	}
+}
+
+// openDirectLane makes one and joins it.
+func (r *Relay) openDirectLane(n *node, own *bundle.Bundle) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*directTime)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-own.Done():
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	defer watching.Wait()
+	defer cancel()
+	conn, err := r.askForLane(ctx, n, r.name, &r.registry.ending)
+	if err != nil {
+		return err
+	}
+	lane, err := tunnel.ServeLane(ctx, conn, r.self.laneConfig(n.identity))
+	if err != nil {
+		return fmt.Errorf("relay: direct lane of %s: %w", n.key.node, err)
+	}
+	exporter, err := lane.Exporter()
+	if err != nil {
+		_ = lane.Close()
+		return fmt.Errorf("relay: direct lane of %s: %w", n.key.node, err)
+	}
+	return own.Join(ctx, lane, bundle.LaneInfo{
+		Carrier: "tls", Local: r.name.String(), Peer: n.identity.String(), Exporter: exporter, Direct: true,
+	})
+}
