@@ -101,6 +101,7 @@ func newHost(t testing.TB, p *pki) *host {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var tasks sync.WaitGroup
+	var upgraded handlers
 	keep := func(link Link) {
 		select {
 		case h.links <- link:
@@ -119,7 +120,7 @@ func newHost(t testing.TB, p *pki) *host {
 			if req.URL.Path != TunnelPath {
 				http.NotFound(w, req)
 			} else if conn, err := AcceptWebSocket(w, req); err == nil {
-				tasks.Go(func() { serve(conn) })
+				upgraded.run(conn, serve)
 			}
 		}),
 	}
@@ -163,12 +164,37 @@ func newHost(t testing.TB, p *pki) *host {
 		_ = tcp.Close()
 		_ = site.Close()
 		_ = h.quic.Close()
+		upgraded.end()
 		tasks.Wait()
 		for len(h.links) > 0 {
 			_ = (<-h.links).Close("test over")
 		}
 	})
 	return h
+}
+
+// handlers run what HTTP handlers leave behind; nobody else waits for those.
+type handlers struct {
+	mu    sync.Mutex
+	over  bool
+	tasks sync.WaitGroup
+}
+
+func (h *handlers) run(conn net.Conn, serve func(net.Conn)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.over {
+		_ = conn.Close()
+		return
+	}
+	h.tasks.Go(func() { serve(conn) })
+}
+
+func (h *handlers) end() {
+	h.mu.Lock()
+	h.over = true
+	h.mu.Unlock()
+	h.tasks.Wait()
 }
 
 // handed is a listener of connections that are handed to it.

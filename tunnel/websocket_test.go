@@ -222,6 +222,7 @@ func serveOne(t *testing.T, p *pki, client func(net.Conn)) {
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &handed{conns: make(chan net.Conn), done: ctx.Done()}
 	var served sync.WaitGroup
+	var upgraded handlers
 	site := &http.Server{
 		ReadHeaderTimeout: handshakeTimeout, ErrorLog: log.New(io.Discard, "", 0),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -229,7 +230,7 @@ func serveOne(t *testing.T, p *pki, client func(net.Conn)) {
 			if err != nil {
 				return
 			}
-			served.Go(func() {
+			upgraded.run(conn, func(conn net.Conn) {
 				if link, err := ServeTLS(ctx, conn, p.server); err == nil {
 					<-link.Done()
 				}
@@ -242,6 +243,7 @@ func serveOne(t *testing.T, p *pki, client func(net.Conn)) {
 	_ = near.Close()
 	cancel()
 	_ = site.Close()
+	upgraded.end()
 	served.Wait()
 }
 
