@@ -244,7 +244,7 @@ func (c *Connect) refuse(w http.ResponseWriter, r *http.Request, err error) {
 			text += "\n" + a.Advice()
 		}
 	}
-	c.logger.Info("refused", "from", r.RemoteAddr, "target", strconv.Quote(clip(r.RequestURI, 200)), "code", code, "error", err)
+	c.refusals.refused("from", r.RemoteAddr, "target", strconv.Quote(clip(r.RequestURI, 200)), "code", code, "error", err)
 	w.Header().Set("Ebbgate-Error", code)
 	if status == http.StatusProxyAuthRequired {
 		w.Header().Set("Proxy-Authenticate", `Basic realm="Ebbgate", charset="UTF-8"`)

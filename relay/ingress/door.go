@@ -14,9 +14,10 @@ import (
 
 // door is what all ingresses share: who is behind it, and who is inside.
 type door struct {
-	dialer  Dialer
-	logger  *slog.Logger
-	metrics *Metrics
+	dialer   Dialer
+	logger   *slog.Logger
+	refusals *sampler
+	metrics  *Metrics
 
 	mu sync.Mutex
 	// guarded by mu
@@ -33,7 +34,7 @@ func newDoor(dialer Dialer, logger *slog.Logger, metrics *Metrics) door {
 	if metrics == nil {
 		metrics = NewMetrics(nil)
 	}
-	return door{dialer: dialer, logger: logger, metrics: metrics}
+	return door{dialer: dialer, logger: logger, refusals: &sampler{logger: logger}, metrics: metrics}
 }
 
 // enter counts a connection or a request in; false while draining, or when too
@@ -141,7 +142,7 @@ func (d *door) shake(ctx context.Context, sock *armedConn) bool {
 	}
 	if err := secure.HandshakeContext(ctx); err != nil {
 		d.metrics.requests.WithLabelValues("handshake-failed").Inc()
-		d.logger.Info("refused", "from", sock.RemoteAddr().String(), "code", "handshake-failed", "error", err)
+		d.refusals.refused("from", sock.RemoteAddr().String(), "code", "handshake-failed", "error", err)
 		_ = sock.Close()
 		return false
 	}

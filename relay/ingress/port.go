@@ -50,7 +50,7 @@ func (p *Port) serve(ctx context.Context, sock *armedConn) {
 	if err != nil {
 		code := codeOf(err)
 		p.metrics.requests.WithLabelValues(code).Inc()
-		p.logger.Info("refused", "from", sock.RemoteAddr().String(), "target", to.Target.Host, "job", to.Job.Name, "code", code, "error", err)
+		p.refusals.refused("from", sock.RemoteAddr().String(), "target", to.Target.Host, "job", to.Job.Name, "code", code, "error", err)
 		_ = sock.Close()
 		return
 	}

@@ -243,7 +243,7 @@ func (s *Socks5) count(sock *armedConn, target Target, err error) {
 	code := codeOf(err)
 	s.metrics.requests.WithLabelValues(code).Inc()
 	if code != "closed" && code != "silence" {
-		s.logger.Info("refused", "from", sock.RemoteAddr().String(), "target", clip(target.Host, 200), "code", code, "error", err)
+		s.refusals.refused("from", sock.RemoteAddr().String(), "target", clip(target.Host, 200), "code", code, "error", err)
 	}
 	sock.farewell()
 }
