@@ -119,8 +119,8 @@ const (
 // settle waits until everything is back where it was.
 func (m *meter) settle(ctx context.Context, t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
-	defer cancel()
+	late := time.NewTimer(90 * time.Second)
+	defer late.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -133,7 +133,7 @@ func (m *meter) settle(ctx context.Context, t *testing.T) {
 		}
 		select {
 		case <-tick.C:
-		case <-ctx.Done():
+		case <-late.C:
 			t.Fatalf("the storm left something behind: %+v, before it was %+v", u, m.base)
 		}
 	}
@@ -142,8 +142,8 @@ func (m *meter) settle(ctx context.Context, t *testing.T) {
 // grew waits until a counter is at least so much higher than before the storm.
 func (m *meter) grew(ctx context.Context, t *testing.T, name string, by int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
-	defer cancel()
+	late := time.NewTimer(time.Minute)
+	defer late.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -154,7 +154,7 @@ func (m *meter) grew(ctx context.Context, t *testing.T, name string, by int) {
 		}
 		select {
 		case <-tick.C:
-		case <-ctx.Done():
+		case <-late.C:
 			t.Errorf("%s grew by %.0f, want %d; of its kind there are:%s", name, all[name]-m.before[name], by, all.like(name))
 			return
 		}
