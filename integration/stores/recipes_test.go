@@ -23,8 +23,8 @@ type recipes struct {
 	// real are the addresses and ports by those that the page names. Ports of the relay are known after bind.
 	real map[string]string
 
-	// environment is what all commands find.
-	environment string
+	environment string // what all commands find
+	test        string // how a store is tested
 }
 
 // section is what one store needs.
@@ -61,10 +61,16 @@ func readRecipes(path string) (*recipes, error) {
 	for n, line := range strings.Split(string(text), "\n") {
 		switch fence, isFence := strings.CutPrefix(line, "```"); {
 		case kind != "" && isFence:
-			if strings.HasPrefix(block[0], "export EBBGATE_") {
-				p.environment += strings.Join(block, "\n") + "\n"
-			} else if err := at.add(kind, strings.Join(block, "\n")+"\n"); err != nil {
-				return nil, fmt.Errorf("%s: the block before line %d: %w", path, n+1, err)
+			text := strings.Join(block, "\n") + "\n"
+			switch {
+			case strings.HasPrefix(text, "export EBBGATE_"):
+				p.environment = text
+			case strings.HasPrefix(text, "ebbgate store test "):
+				p.test = text
+			default:
+				if err := at.add(kind, text); err != nil {
+					return nil, fmt.Errorf("%s: the block before line %d: %w", path, n+1, err)
+				}
 			}
 			kind, block = "", nil
 		case kind != "":

@@ -43,6 +43,7 @@ func need(t *testing.T, packages map[string]string) context.Context {
 			t.Skipf("*** NOT RUN: %s is missing: install Debian's package %s ***", program, name)
 		}
 	}
+	t.Parallel() // much of it is waiting
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
@@ -179,6 +180,11 @@ func (s *stage) play(ctx context.Context, t *testing.T) string {
 	t.Helper()
 	if len(s.section.commands) == 0 {
 		t.Fatalf("section %q has no commands", s.section.title)
+	}
+	// What the page says of one store holds for all.
+	for _, store := range s.section.stores {
+		test := strings.ReplaceAll(page.test, "corp/cache", gateway+"/"+store.Name)
+		s.run(ctx, t, strings.ReplaceAll(test, "relay.yaml", relay.Config))
 	}
 	var out strings.Builder
 	for _, text := range s.section.commands {
