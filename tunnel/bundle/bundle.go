@@ -237,7 +237,9 @@ func (b *Bundle) dropLaneLocked(l *lane, err error) {
 	b.cfg.Metrics.laneEnds.WithLabelValues(reason.String()).Inc()
 	b.cfg.Logger.Debug("lane over", "carrier", l.info.Carrier, "peer", l.info.Peer, "reason", reason.String(), "error", err)
 	for _, r := range slices.Backward(l.sent.all()) {
-		r.repeatLocked()
+		if !r.gone {
+			r.repeatLocked()
+		}
 	}
 	l.sent.clear()
 	if b.err != nil {

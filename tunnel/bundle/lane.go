@@ -50,7 +50,9 @@ type lane struct {
 	rate       float64       // best bytes per second that LACKs showed
 	sampleAt   time.Time
 	sampleFrom uint64
-	limited    bool // by the window, since the sample began
+	limited    bool      // by the window, since the sample began
+	heardAt    time.Time // when a LACK last moved, or the lane got work again
+	suspect    bool      // it is silent: what it holds went elsewhere, nothing new goes here
 }
 
 // record is a frame that was written and that no LACK covers yet.
@@ -59,6 +61,7 @@ type record struct {
 	s    *Stream
 	kind uint8
 	c    *chunk // of kindData
+	gone bool   // it was sent again elsewhere
 }
 
 // maxBatch is how many bytes of small frames are written at once.
@@ -220,7 +223,11 @@ func (l *lane) lackLocked(taken uint64) error {
 	if taken <= l.lacked {
 		return nil
 	}
-	l.lacked = taken
+	l.lacked, l.heardAt = taken, time.Now()
+	if l.suspect {
+		l.suspect = false
+		l.b.wakeAllLocked()
+	}
 	for l.sent.len() > 0 && l.sent.front().end <= taken {
 		l.sent.pop().arrivedLocked()
 	}
@@ -339,7 +346,54 @@ func (l *lane) tickLocked(now time.Time) time.Time {
 		l.pingAt = now.Add(interval)
 		l.wakeLocked()
 	}
-	return earliest(l.lackAt, l.pingAt)
+	return earliest(l.lackAt, l.pingAt, l.doubtLocked(now))
+}
+
+// The time without a LACK after which a lane is suspect: on paths shorter than
+// shortPath, and otherwise the least, or so many round trips.
+const (
+	shortPath      = 5 * time.Millisecond
+	suspectShort   = 200 * time.Millisecond
+	suspectLeast   = 500 * time.Millisecond
+	suspectRTTs    = 6
+	suspectRecheck = 100 * time.Millisecond
+)
+
+// doubtLocked makes a lane suspect that should have answered by now: what it
+// holds is sent again over the others, and it gets nothing new until it answers.
+// A relay that stands still so costs a moment, and not the ten seconds after
+// which the lane is dead. It returns when the lane is to be looked at again.
+func (l *lane) doubtLocked(now time.Time) time.Time {
+	if l.sent.len() == 0 || l.suspect || l.dead {
+		return time.Time{}
+	}
+	patience := suspectShort
+	if l.rtt == 0 || l.rtt > shortPath {
+		patience = max(suspectLeast, suspectRTTs*l.rtt)
+	}
+	if at := l.heardAt.Add(patience); now.Before(at) {
+		return at
+	}
+	if !l.b.otherLocked(l) {
+		return now.Add(suspectRecheck)
+	}
+	l.suspect = true
+	l.b.cfg.Metrics.suspects.Inc()
+	records := l.sent.all()
+	for i := len(records) - 1; i >= 0; i-- {
+		if !records[i].gone {
+			records[i].gone = true
+			records[i].repeatLocked()
+		}
+	}
+	l.b.wakeAllLocked()
+	return time.Time{}
+}
+
+// busyLocked notes that the lane has something to answer for from now on.
+func (l *lane) busyLocked() {
+	l.heardAt = time.Now()
+	l.b.armLocked(l.heardAt.Add(suspectShort))
 }
 
 // hurryLocked brings the next PING forward because something is now

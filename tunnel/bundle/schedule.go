@@ -8,7 +8,7 @@ import "time"
 func (b *Bundle) fillLocked(l *lane) bool {
 	l.out, l.big = l.out[:0], nil
 	b.ownFramesLocked(l)
-	if !l.lastWords && b.carriesControlLocked(l) {
+	if !l.lastWords && !l.suspect && b.carriesControlLocked(l) {
 		for b.control.len() > 0 && len(l.out) < maxBatch {
 			b.control.pop().writeControlLocked(l)
 		}
@@ -58,6 +58,9 @@ func (l *lane) countLocked(n int) { l.sentBytes += uint64(n) }
 
 // recordLocked remembers a frame until a LACK covers it.
 func (l *lane) recordLocked(n int, r record) {
+	if l.sent.len() == 0 {
+		l.busyLocked()
+	}
 	l.countLocked(n)
 	r.end = l.sentBytes
 	l.sent.push(r)
@@ -80,7 +83,7 @@ func (b *Bundle) placeLocked(l *lane, c *chunk) {
 // nextChunkLocked takes the next chunk that lane l may carry. Streams of one
 // class take turns.
 func (b *Bundle) nextChunkLocked(l *lane) *chunk {
-	if l.closing || !l.roomLocked() {
+	if l.closing || l.suspect || !l.roomLocked() {
 		return nil
 	}
 	if b.carriesControlLocked(l) {
@@ -127,10 +130,20 @@ func isExpress(l *lane) bool  { return l.info.Express }
 func isOrdinary(l *lane) bool { return !l.info.Express }
 func isDirect(l *lane) bool   { return l.info.Direct }
 
+// otherLocked tells whether another lane takes new frames.
+func (b *Bundle) otherLocked(l *lane) bool {
+	for _, o := range b.lanes {
+		if o != l && !o.closing && !o.suspect {
+			return true
+		}
+	}
+	return false
+}
+
 // countLocked counts the lanes of a kind that take new frames.
 func (b *Bundle) countLocked(kind func(*lane) bool) (n int) {
 	for _, l := range b.lanes {
-		if kind(l) && !l.closing {
+		if kind(l) && !l.closing && !l.suspect {
 			n++
 		}
 	}
@@ -155,7 +168,7 @@ func (b *Bundle) moreLocked() bool {
 // wakeControlLocked wakes one lane that waits and carries small frames.
 func (b *Bundle) wakeControlLocked() {
 	for _, l := range b.lanes {
-		if l.idle && b.carriesControlLocked(l) {
+		if l.idle && !l.suspect && b.carriesControlLocked(l) {
 			l.wakeLocked()
 			return
 		}
@@ -165,7 +178,7 @@ func (b *Bundle) wakeControlLocked() {
 // wakeDataLocked wakes one lane that waits and may take a chunk of the class.
 func (b *Bundle) wakeDataLocked(bulk bool) {
 	for _, l := range b.lanes {
-		if !l.idle || l.closing {
+		if !l.idle || l.closing || l.suspect {
 			continue
 		}
 		if bulk && b.carriesBulkLocked(l) || !bulk && b.carriesControlLocked(l) {
@@ -177,7 +190,7 @@ func (b *Bundle) wakeDataLocked(bulk bool) {
 
 func (b *Bundle) wakeOthersLocked(except *lane) {
 	for _, l := range b.lanes {
-		if l != except && l.idle && (b.control.len() > 0 && b.carriesControlLocked(l) || b.bulk.len() > 0 && b.carriesBulkLocked(l)) {
+		if l != except && l.idle && !l.suspect && (b.control.len() > 0 && b.carriesControlLocked(l) || b.bulk.len() > 0 && b.carriesBulkLocked(l)) {
 			l.wakeLocked()
 			return
 		}
