@@ -57,7 +57,7 @@ func TestChildGetsSignals(t *testing.T) {
 			trap "echo HUP; exit 5" HUP
 			trap "echo USR1; exit 5" USR1
 			echo waiting
-			while :; do sleep 0.1; done`}}
+			i=0; while [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done`}}
 		said := make(chan string, 1)
 		go func() {
 			waiting := make([]byte, len("waiting\n"))

@@ -350,7 +350,7 @@ func TestForwardDrains(t *testing.T) {
 		t.Errorf("%+v, %v", sum, err)
 	}
 	seen := make(map[string]bool)
-	for range jobs {
+	for range sum.Streams {
 		seen[<-got] = true
 	}
 	for i := range jobs {
