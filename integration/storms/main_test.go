@@ -15,8 +15,8 @@ import (
 	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
-// binary is the path of ebbgate.
-var binary string
+// program is the path of ebbgate.
+var program string
 
 func TestMain(m *testing.M) {
 	oracle.ChildMain()
@@ -35,7 +35,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer remove()
-	binary = path
+	program = path
 	code := m.Run()
 	if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/ebbgate/ebbgate/integration/proc.(*Thread).run")); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)

@@ -49,10 +49,10 @@ func newPath(ctx context.Context, t *testing.T, carrier string, l limits) *path 
 		t.Skip("a storm takes a while, and the machine")
 	}
 	if l.relay == "" {
-		l.relay = binary
+		l.relay = program
 	}
 	if l.connector == "" {
-		l.connector = binary
+		l.connector = program
 	}
 	relay, err := rig.StartRelay(ctx, rig.Program{Path: l.relay, Env: thrifty}, rig.RelayOptions{
 		Dir: filepath.Join(t.TempDir(), "relay"),
@@ -204,7 +204,7 @@ func (p *path) newcomer(ctx context.Context, t *testing.T, carrier string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	forward, err := rig.StartForward(ctx, rig.Program{Path: binary}, rig.ForwardOptions{
+	forward, err := rig.StartForward(ctx, rig.Program{Path: program}, rig.ForwardOptions{
 		Dir: filepath.Join(t.TempDir(), "job"), Relay: p.relay.Address, Token: p.token, Target: corp + "/" + store,
 		Carriers: []string{carrier},
 	})
