@@ -6,7 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type metrics struct {
 	dials       *prometheus.CounterVec // by outcome
 	dialSeconds prometheus.Histogram
-	sessions    *prometheus.GaugeVec   // by role
+	sessions    *prometheus.GaugeVec   // by role and carrier
 	direct      prometheus.Gauge       // lanes that are connections of their own
 	renewals    *prometheus.CounterVec // by result
 	reloads     *prometheus.CounterVec // by result
@@ -25,8 +25,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3, 10},
 		}),
 		sessions: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "ebbgate_connector_sessions", Help: "Sessions that are up, by role.",
-		}, []string{"role"}),
+			Name: "ebbgate_connector_sessions", Help: "Sessions that are up, by role and carrier.",
+		}, []string{"role", "carrier"}),
 		direct: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "ebbgate_connector_direct_lanes", Help: "Lanes that are connections of their own.",
 		}),

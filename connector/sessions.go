@@ -272,7 +272,7 @@ func (r *running) serve(ctx context.Context, link tunnel.Link, role string, up f
 	e := &entry{session: s, role: role, relay: peerOf(link).String(), since: time.Now().UTC(), route: route}
 	r.guardLink(link, route)
 	r.sessions.add(e)
-	gauge := r.metrics.sessions.WithLabelValues(role)
+	gauge := r.metrics.sessions.WithLabelValues(role, string(link.Carrier()))
 	gauge.Inc()
 	r.logger.Info("session", "role", role, "carrier", link.Carrier(), "relay", e.relay, "remote", link.RemoteAddr().String(), "proxy", route.proxy.Status().Proxy)
 	up()

@@ -164,7 +164,37 @@ func (p *path) online(ctx context.Context, t *testing.T) error {
 	if err != nil {
 		return err
 	}
-	return p.expect("online", n.Carrier)
+	if err := p.expect("online", n.Carrier); err != nil || p.carrier == "quic" {
+		return err
+	}
+	return p.awaitBulk(ctx)
+}
+
+// awaitBulk waits until the connector has its second session, on the same carrier.
+func (p *path) awaitBulk(ctx context.Context) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var status struct {
+			Sessions []struct{ Role, Carrier string }
+		}
+		if err := p.connector.Program.Run(ctx, &status, "connector", "status", "--config", p.connector.Config); err != nil {
+			return err
+		}
+		for _, s := range status.Sessions {
+			if err := p.expect("session "+s.Role, s.Carrier); err != nil {
+				return err
+			}
+			if s.Role == "bulk" {
+				return nil
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("no bulk session: %w", ctx.Err())
+		}
+	}
 }
 
 func (p *path) expect(what, carrier string) error {
