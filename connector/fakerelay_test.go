@@ -45,6 +45,7 @@ type fakeRelay struct {
 	refuse  error         // of hellos of nodes
 	enrol   func(tunnel.Enrol) error
 	renew   func(tunnel.RenewCert) error
+	config  func(tunnel.NodeConfig) error
 	hello   tunnel.Hello
 	counter int
 	keys    [][]byte // CSRs that were signed
@@ -256,6 +257,18 @@ func (r *fakeRelay) handle(_ context.Context, s *tunnel.Session, typ string, bod
 		default:
 		}
 		return nil, err
+	case tunnel.TypeConfig:
+		var c tunnel.NodeConfig
+		if err := json.Unmarshal(body, &c); err != nil {
+			return nil, err
+		}
+		r.mu.Lock()
+		hook := r.config
+		r.mu.Unlock()
+		if hook == nil {
+			return nil, nil
+		}
+		return nil, hook(c)
 	case tunnel.TypeEnrol:
 		var req tunnel.Enrol
 		if err := json.Unmarshal(body, &req); err != nil {

@@ -81,16 +81,21 @@ func start(t *testing.T, r *fakeRelay, port int, carriers ...config.Carrier) *pr
 // run runs a connector on a state directory that is there.
 func run(t *testing.T, file *config.Connector) *process {
 	t.Helper()
-	p := &process{t: t, dir: file.StateDir, ready: make(chan Ready, 1), over: make(chan error, 1)}
+	return runConfig(t, Config{File: file})
+}
+
+// runConfig does the same with more than a file.
+func runConfig(t *testing.T, cfg Config) *process {
+	t.Helper()
+	p := &process{t: t, dir: cfg.File.StateDir, ready: make(chan Ready, 1), over: make(chan error, 1)}
 	level := slog.LevelError
 	if testing.Verbose() {
 		level = slog.LevelDebug
 	}
-	c, err := New(Config{
-		File: file, Software: "ebbgate/test", Ready: func(r Ready) { p.ready <- r },
-		Environment: func(string) string { return "" },
-		Logger:      slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level})),
-	})
+	cfg.Software, cfg.Ready = "ebbgate/test", func(r Ready) { p.ready <- r }
+	cfg.Environment = func(string) string { return "" }
+	cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level}))
+	c, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -125,12 +125,12 @@ func (r *running) serveStatus(ctx context.Context) error {
 // report is the answer to a question for the status.
 func (r *running) report() *Report {
 	set := r.set.Load()
-	proxy := set.route.proxy.Status()
+	proxy := r.used().proxy.Status()
 	_, unsaved := r.id.current()
 	rep := &Report{
 		Node: r.id.name.String(), Incarnation: r.incarnationText(), Software: r.cfg.Software, Since: r.since,
 		Relay: hostPort(set.route.to), Sessions: []SessionReport{}, Stores: []StoreReport{},
-		Proxy: proxy.Proxy, ProxyAuth: string(proxy.Auth), ProxyRefused: proxy.Refused,
+		Proxy: proxy.Proxy, ProxyAuth: string(proxy.Auth), ProxyRefused: set.route.proxy.Status().Refused,
 		CertificateExpires: r.id.expires(), CertificateUnsaved: unsaved,
 		Runs: r.gate.runs.active(), Streams: r.node.Streams(), Config: r.configReport(),
 	}

@@ -363,6 +363,6 @@ func (r *running) heartbeat(ctx context.Context) tunnel.Heartbeat {
 	l := r.health.look(ctx)
 	return tunnel.Heartbeat{
 		CPUPercent: l.cpuPercent, MemoryAvailable: l.memoryAvailable, NetworkIn: l.networkIn, NetworkOut: l.networkOut,
-		Runs: r.gate.runs.active(), Streams: r.node.Streams(), Proxy: r.route().proxy.Status().Proxy,
+		Runs: r.gate.runs.active(), Streams: r.node.Streams(), Proxy: r.used().proxy.Status().Proxy,
 	}
 }

@@ -65,6 +65,14 @@ func (r *running) latest() (set *settings, changed <-chan struct{}) {
 // route is the one to take from now on.
 func (r *running) route() *route { return r.set.Load().route }
 
+// used is the route of the control session; without one, that of now.
+func (r *running) used() *route {
+	if e := r.sessions.newest(tunnel.RoleControl); e != nil {
+		return e.route
+	}
+	return r.route()
+}
+
 // store finds a store of the configuration that is in force.
 func (r *running) store(name string) (config.Store, bool) {
 	st, ok := r.set.Load().stores[name]
