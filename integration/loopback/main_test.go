@@ -42,6 +42,9 @@ var carriers = []string{"quic", "tls"}
 // ingresses are the ways in which a job enters.
 var ingresses = []string{"connect", "forward"}
 
+// ingressesOfRelay is the relay's own configuration of them.
+var ingressesOfRelay = map[string]any{"connect": "127.0.0.1:0", "socks5": "127.0.0.1:0", "https": true}
+
 // deadline bounds a whole test.
 func deadline(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
@@ -71,7 +74,9 @@ func watch(t *testing.T, p *proc.Process, stop bool) {
 // startRelay starts a relay that has never been anything.
 func startRelay(ctx context.Context, t *testing.T) *rig.Relay {
 	t.Helper()
-	relay, err := rig.StartRelay(ctx, rig.Program{Path: binary}, rig.RelayOptions{Dir: filepath.Join(t.TempDir(), "relay")})
+	relay, err := rig.StartRelay(ctx, rig.Program{Path: binary}, rig.RelayOptions{
+		Dir: filepath.Join(t.TempDir(), "relay"), Config: map[string]any{"ingress": ingressesOfRelay},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

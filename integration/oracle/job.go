@@ -3,7 +3,6 @@ package oracle
 import (
 	"fmt"
 	"io"
-	"net"
 	"sync"
 )
 
@@ -27,8 +26,8 @@ type Job struct {
 // Run plays the part and returns how the store's content ended. An error means that the job could not even do its
 // own part; it matters only where the script lets the job finish. The connection is closed, by a reset unless both
 // directions ended well.
-func (j Job) Run(tcp *net.TCPConn) (Outcome, error) {
-	conn := &socket{TCPConn: tcp}
+func (j Job) Run(raw Conn) (Outcome, error) {
+	conn := &socket{Conn: raw}
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetLinger(0)
 	if _, err := conn.Write(j.Script.Encode()); err != nil {

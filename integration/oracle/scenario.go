@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"net"
 	"slices"
 	"time"
 )
@@ -52,7 +51,7 @@ func Scenarios(round int) []Scenario {
 
 // Run plays the scenario on a connection that leads to the store, and returns an error if either end saw something
 // else than it must.
-func (s Scenario) Run(ctx context.Context, conn *net.TCPConn, store *StoreProcess) error {
+func (s Scenario) Run(ctx context.Context, conn Conn, store *StoreProcess) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(deadline)
 	}

@@ -48,7 +48,7 @@ func (s *Store) Serve(ctx context.Context, ln net.Listener) error {
 
 // serve obeys one connection's script.
 func (s *Store) serve(ctx context.Context, tcp *net.TCPConn) {
-	conn := &socket{TCPConn: tcp}
+	conn := &socket{Conn: tcp}
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetLinger(0)
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()

@@ -58,7 +58,7 @@ func (i Ingress) Dial(ctx context.Context, target string) (*net.TCPConn, error) 
 	return tcp, nil
 }
 
-func (i Ingress) connect(ctx context.Context, conn *net.TCPConn, target string) error {
+func (i Ingress) connect(ctx context.Context, conn socket, target string) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	_ = conn.SetLinger(0)
