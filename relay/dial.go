@@ -34,8 +34,9 @@ const (
 // dialer authorizes dials and finds the way: it is the relay behind its
 // ingresses, and answers clients' requests for grants.
 type dialer struct {
-	r    *Relay
-	runs *runs
+	r        *Relay
+	runs     *runs
+	suspects suspects
 
 	mu sync.Mutex
 	// guarded by mu
@@ -69,8 +70,16 @@ func (d *dialer) drain() {
 }
 
 // Authenticate checks a job's token. The token says which job it is; a name
-// that disagrees is refused.
-func (d *dialer) Authenticate(_ context.Context, name, text string) (ingress.Job, error) {
+// that disagrees is refused. Who shows too many bad ones is told so, briefly.
+func (d *dialer) Authenticate(_ context.Context, name, text, peer string) (ingress.Job, error) {
+	job, err := d.authenticate(name, text)
+	if err != nil && d.suspects.bad(peer, time.Now()) {
+		err = failure("token-throttled", "relay", "stop the program that tries them; a good token is taken at once", "too many bad job tokens came from this address")
+	}
+	return job, err
+}
+
+func (d *dialer) authenticate(name, text string) (ingress.Job, error) {
 	token, err := certs.ParseToken(text)
 	if err != nil {
 		return ingress.Job{}, failure("token-malformed", "relay", "copy the token whole, as ebbgate job create printed it", "%v", err)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -231,23 +232,17 @@ type listeners struct {
 
 func (r *Relay) listen(ctx context.Context) (l *listeners, err error) {
 	l = &listeners{}
+	open := l // an error's return has none
 	defer func() {
 		if err != nil {
-			l.close()
+			open.close()
 			r.doors.close()
 		}
 	}()
 	file := r.cfg.File
 	var config net.ListenConfig
-	if l.tls, err = config.Listen(ctx, "tcp", string(file.Listen.TLS)); err != nil {
-		return nil, listenError("listen.tls", err)
-	}
-	l.ready.TLS = l.tls.Addr().String()
-	if file.Listen.QUIC != "" {
-		if l.quic, err = config.ListenPacket(ctx, "udp", samePort(string(file.Listen.QUIC), string(file.Listen.TLS), l.tls.Addr())); err != nil {
-			return nil, listenError("listen.quic", err)
-		}
-		l.ready.QUIC = l.quic.LocalAddr().String()
+	if err = l.listenBoth(ctx, file.Listen); err != nil {
+		return nil, err
 	}
 	if file.Listen.HTTP != "" {
 		if l.http, err = config.Listen(ctx, "tcp", string(file.Listen.HTTP)); err != nil {
@@ -272,13 +267,33 @@ func (r *Relay) listen(ctx context.Context) (l *listeners, err error) {
 	return l, nil
 }
 
-// samePort gives QUIC the port that TCP got, where both asked for the same
-// address and left the port to the system.
-func samePort(quic, tls string, bound net.Addr) string {
-	if quic == tls {
-		return bound.String()
+// listenBoth listens on TCP and, where it is wanted, on UDP. Where both have the
+// same address and the system chooses the port, they get the same one: a port
+// that is free for TCP may be taken for UDP, and another one is tried then.
+func (l *listeners) listenBoth(ctx context.Context, at config.RelayListen) (err error) {
+	var listen net.ListenConfig
+	for try := 1; ; try++ {
+		if l.tls, err = listen.Listen(ctx, "tcp", string(at.TLS)); err != nil {
+			return listenError("listen.tls", err)
+		}
+		l.ready.TLS = l.tls.Addr().String()
+		if at.QUIC == "" {
+			return nil
+		}
+		address := string(at.QUIC)
+		if at.QUIC == at.TLS {
+			address = l.ready.TLS
+		}
+		if l.quic, err = listen.ListenPacket(ctx, "udp", address); err == nil {
+			l.ready.QUIC = l.quic.LocalAddr().String()
+			return nil
+		}
+		l.quic = nil
+		if at.QUIC != at.TLS || portOf(string(at.TLS)) != 0 || !errors.Is(err, syscall.EADDRINUSE) || try == 20 {
+			return listenError("listen.quic", err)
+		}
+		_ = l.tls.Close()
 	}
-	return quic
 }
 
 func (l *listeners) close() {

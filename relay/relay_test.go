@@ -78,7 +78,7 @@ func startRelayWith(t testing.TB, drain time.Duration, change func(*Config)) *ru
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	over := make(chan error, 1)
-	go func() { over <- r.Run(ctx) }()
+	go func() { over <- r.Run(ctx); close(over) }()
 	run := &running{t: t, dir: dir, relay: r}
 	run.stop = sync.OnceFunc(func() {
 		cancel()

@@ -136,7 +136,7 @@ func explained(err error) error {
 }
 
 // Authenticate implements ingress.Dialer.
-func (d *doors) Authenticate(_ context.Context, name, token string) (ingress.Job, error) {
+func (d *doors) Authenticate(_ context.Context, name, token, _ string) (ingress.Job, error) {
 	if subtle.ConstantTimeCompare([]byte(token), []byte(d.password)) != 1 || name != "" && name != doorUser {
 		return ingress.Job{}, &doorError{
 			code: "token-invalid", hop: "config", message: "this proxy belongs to one command of ebbgate exec",

@@ -105,7 +105,7 @@ func TestDoorsAreLocked(t *testing.T) {
 		{doorUser, strings.ToLower(d.password), false},
 		{"other", d.password, false},
 	} {
-		if _, err := d.Authenticate(t.Context(), tc.name, tc.password); (err == nil) != tc.want {
+		if _, err := d.Authenticate(t.Context(), tc.name, tc.password, "127.0.0.1:1"); (err == nil) != tc.want {
 			t.Errorf("%s with %d characters: %v", tc.name, len(tc.password), err)
 		}
 	}

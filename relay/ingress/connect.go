@@ -34,8 +34,9 @@ type Stream interface {
 // Dialer is the relay behind an ingress.
 type Dialer interface {
 	// Authenticate checks a job's name and token. name may be empty where
-	// the token came alone.
-	Authenticate(ctx context.Context, name, token string) (Job, error)
+	// the token came alone. peer is where it comes from, host:port. After an
+	// error with code token-throttled the connection is closed.
+	Authenticate(ctx context.Context, name, token, peer string) (Job, error)
 	// Dial opens a stream for the job. peer is where its connection comes
 	// from. Errors have a Code.
 	Dial(ctx context.Context, job Job, target Target, peer net.Addr) (Stream, error)
@@ -66,6 +67,7 @@ type advised interface {
 var statuses = map[string]int{
 	"token-missing":      http.StatusProxyAuthRequired,
 	"token-invalid":      http.StatusProxyAuthRequired,
+	"token-throttled":    http.StatusTooManyRequests,
 	"token-malformed":    http.StatusProxyAuthRequired,
 	"job-not-allowed":    http.StatusForbidden,
 	"store-not-allowed":  http.StatusForbidden,
@@ -176,7 +178,7 @@ func (c *Connect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, r, err)
 		return
 	}
-	job, err := c.dialer.Authenticate(r.Context(), jobOf(name), token)
+	job, err := c.dialer.Authenticate(r.Context(), jobOf(name), token, r.RemoteAddr)
 	if err != nil {
 		c.refuse(w, r, err)
 		return
@@ -236,6 +238,11 @@ func (c *Connect) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		status = s
 	}
 	c.metrics.requests.WithLabelValues(code).Inc()
+	if status == http.StatusTooManyRequests { // costs as little as can be
+		w.Header()["Ebbgate-Error"], w.Header()["Connection"] = []string{code}, []string{"close"}
+		w.WriteHeader(status)
+		return
+	}
 	text := err.Error()
 	var a advised
 	if errors.As(err, &a) {

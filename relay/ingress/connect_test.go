@@ -27,7 +27,7 @@ type fakeRelay struct {
 	jobs    chan Job
 }
 
-func (f *fakeRelay) Authenticate(_ context.Context, name, token string) (Job, error) {
+func (f *fakeRelay) Authenticate(_ context.Context, name, token, _ string) (Job, error) {
 	if token != "secret" {
 		return Job{}, &failure{"token-invalid", "relay", "the token is wrong", ""}
 	}

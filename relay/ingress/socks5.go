@@ -113,7 +113,7 @@ func (s *Socks5) authenticate(ctx context.Context, sock *armedConn) (Job, error)
 	if err != nil {
 		return Job{}, broken(err)
 	}
-	job, err := s.dialer.Authenticate(ctx, jobOf(user), password)
+	job, err := s.dialer.Authenticate(ctx, jobOf(user), password, sock.RemoteAddr().String())
 	if err != nil {
 		_, _ = sock.Write([]byte{passwordVersion, 1})
 		return Job{}, err
@@ -242,7 +242,12 @@ func (s *Socks5) refuse(sock *armedConn, target Target, reply byte, err error) {
 func (s *Socks5) count(sock *armedConn, target Target, err error) {
 	code := codeOf(err)
 	s.metrics.requests.WithLabelValues(code).Inc()
-	if code != "closed" && code != "silence" {
+	switch code {
+	case "token-throttled":
+		_ = sock.Close()
+		return
+	case "closed", "silence":
+	default:
 		s.refusals.refused("from", sock.RemoteAddr().String(), "target", clip(target.Host, 200), "code", code, "error", err)
 	}
 	sock.farewell()
