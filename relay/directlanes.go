@@ -94,8 +94,10 @@ func (r *Relay) askForLane(ctx context.Context, n *node, ingress certs.Identity,
 		case conn := <-arrived:
 			return conn, nil
 		case err := <-answer:
-			if err != nil {
-				return nil, err
+			if err != nil { // whose code is the node's: it must not make up labels of metrics
+				e := failure("lane-refused", "node", "streams go on over the session's lanes", "node %s: %v", n.key.node, err)
+				e.Err = err
+				return nil, e
 			}
 			answer = nil // it came first; so did the connection, or it is lost
 		case <-ctx.Done():
