@@ -58,13 +58,15 @@ func newTLSLink(ctx context.Context, conn *tls.Conn, records *recordConn, mux mu
 		return nil, fmt.Errorf("tunnel: the peer chose the protocol %q, not %s", state.NegotiatedProtocol, ALPN)
 	}
 	carrier, ahead := TLS, readAhead
-	if web, ok := records.Conn.(*webConn); ok {
-		carrier, ahead = web.carrier, webRead
-	}
 	config := yamuxConfig()
 	if len(state.PeerCertificates) == 0 {
 		ahead = strangerRead
 		config.AcceptBacklog, config.MaxStreamWindowSize = 1, strangerWindow
+	}
+	if web, ok := records.Conn.(*webConn); ok {
+		carrier = web.carrier
+		web.wire.gather(ahead)
+		ahead = min(ahead, webRead)
 	}
 	records.gather(ahead)
 	session, err := mux(&frameConn{Conn: conn, records: records}, config)

@@ -61,11 +61,17 @@ type overTLS interface {
 func newWebWire(conn net.Conn, in io.Reader) *webWire {
 	w := &webWire{Conn: conn, in: in}
 	if secured, ok := conn.(overTLS); ok {
-		if w.records, ok = secured.NetConn().(*recordConn); ok {
-			w.records.gather(readAhead)
-		}
+		w.records, _ = secured.NetConn().(*recordConn)
 	}
 	return w
+}
+
+// gather is called once, when the peer is known, with how much to read at once
+// under the TLS.
+func (w *webWire) gather(ahead int) {
+	if w.records != nil {
+		w.records.gather(ahead)
+	}
 }
 
 func (w *webWire) Read(p []byte) (int, error) { return w.in.Read(p) }

@@ -11,6 +11,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -334,6 +335,37 @@ func TestWebSocketAnswersThatAreNone(t *testing.T) {
 			_, err = d.Dial(t.Context())
 			if e, ok := err.(*DialError); !ok || e.Code() != test.code || e.Hop() != "relay" {
 				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// TestStrangersWebSocketsTakeLittleMemory holds WebSockets open that say nothing.
+func TestStrangersWebSocketsTakeLittleMemory(t *testing.T) {
+	const many, most = 200, 160 << 10 // bytes for both ends of one
+	p := newPKI(t)
+	h := newHost(t, p)
+	for _, c := range []Carrier{WSS, WS} {
+		t.Run(string(c), func(t *testing.T) {
+			d := &Dialer{Endpoint: h.endpoint}
+			heap := func() int64 {
+				runtime.GC()
+				var m runtime.MemStats
+				runtime.ReadMemStats(&m)
+				return int64(m.HeapAlloc)
+			}
+			before := heap()
+			for range many {
+				conn, err := d.webSocket(t.Context(), c, dialPort(t, h.endpoint.port(c)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+			}
+			if took := (heap() - before) / many; took > most {
+				t.Errorf("each takes %d bytes", took)
+			} else {
+				t.Logf("each takes %d bytes", took)
 			}
 		})
 	}
