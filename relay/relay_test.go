@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -103,6 +104,10 @@ type testNode struct {
 	saved *certs.Saved
 	id    certs.Identity
 	node  *bundle.Node
+	// by role, once it is online
+	sessions map[string]*tunnel.Session
+	// answers what the relay asks; nil: with nothing
+	handle atomic.Pointer[func(typ string) (any, error)]
 }
 
 func (r *running) dialer(c tunnel.Carrier, cfg func() *tls.Config) *tunnel.Dialer {
@@ -181,6 +186,7 @@ func (r *running) online(n *testNode, c tunnel.Carrier, store string) {
 		return tcp, tcp.SetLinger(0)
 	})
 	roles := []string{tunnel.RoleControl}
+	n.sessions = make(map[string]*tunnel.Session)
 	if c != tunnel.QUIC {
 		roles = append(roles, tunnel.RoleBulk)
 	}
@@ -202,11 +208,17 @@ func (r *running) online(n *testNode, c tunnel.Carrier, store string) {
 				}
 				_ = n.node.Serve(ctx, stream, bundle.LaneInfo{Carrier: string(c), Local: n.id.String(), Peer: join.Ingress, Exporter: exporter, Express: join.Express})
 			},
-			Handle: func(context.Context, *tunnel.Session, string, json.RawMessage) (any, error) { return nil, nil },
+			Handle: func(_ context.Context, _ *tunnel.Session, typ string, _ json.RawMessage) (any, error) {
+				if handle := n.handle.Load(); handle != nil {
+					return (*handle)(typ)
+				}
+				return nil, nil
+			},
 		})
 		if _, err := s.Start(ctx); err != nil {
 			r.t.Fatal(err)
 		}
+		n.sessions[role] = s
 		sessions.Go(func() { _ = s.Run(ctx) })
 	}
 	until(r.t, "the node has its lanes", func() bool {

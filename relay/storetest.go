@@ -95,6 +95,9 @@ func (n *node) testStore(ctx context.Context, store string) admin.NodeTest {
 	if err == nil {
 		err = session.Call(ctx, tunnel.TypeStoreTest, tunnel.StoreTest{Store: store}, answer)
 	}
+	if err == nil && len(answer.Hops) == 0 {
+		err = failure("message-malformed", "node", "use the same version at both ends", "the node's answer says nothing")
+	}
 	if err != nil {
 		add(refusedHop(err))
 		return t

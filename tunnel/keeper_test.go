@@ -1,0 +1,69 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestKeeperIsAskedAgain: Again ends a pause, and has a session looked at that
+// would be looked at much later; the old one ends when the new one is up.
+func TestKeeperIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		again := make(chan struct{})
+		up := make(chan *fakeLink)
+		dials := 0
+		works := false
+		k := &Keeper{
+			Again: again,
+			Dial: func(context.Context) (Link, error) {
+				dials++
+				if !works {
+					return nil, errors.New("down")
+				}
+				return newFakeLink(TLS), nil
+			},
+			Better: func(context.Context, Carrier) (Link, error) { return newFakeLink(TLS), nil },
+			Serve: func(ctx context.Context, link Link, established func()) error {
+				established()
+				up <- link.(*fakeLink)
+				select {
+				case <-link.Done():
+				case <-ctx.Done():
+				}
+				return errors.New("over")
+			},
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() { over <- k.Run(ctx) }()
+		time.Sleep(10 * time.Minute) // pauses are long now
+		synctest.Wait()
+		works = true
+		before := dials
+		asked := time.Now()
+		again <- struct{}{}
+		first := <-up
+		if took := time.Since(asked); took != 0 || dials != before+1 {
+			t.Errorf("dialled %d times, after %v", dials-before, took)
+		}
+		asked = time.Now()
+		again <- struct{}{}
+		second := <-up
+		<-first.Done()
+		if took := time.Since(asked); took != 0 || second == first {
+			t.Errorf("moved after %v", took)
+		}
+		select {
+		case <-second.Done():
+			t.Error("the new one is over, too")
+		default:
+		}
+		cancel()
+		if err := <-over; err != nil {
+			t.Error(err)
+		}
+	})
+}
