@@ -75,9 +75,13 @@ func secretFile(flag, name string) error {
 	return nil
 }
 
-// isSecret tells whether a text holds an authentication key or a job's token.
+// isSecret tells whether a text holds an authentication key or a job's token,
+// and not only what they begin with.
 func isSecret(s string) bool {
-	return strings.Contains(s, "ebbkey_") || strings.Contains(s, "ebbjob_")
+	return slices.ContainsFunc([]string{"ebbkey_", "ebbjob_"}, func(prefix string) bool {
+		_, secret, found := strings.Cut(s, prefix)
+		return found && secret != ""
+	})
 }
 
 // redact takes keys and tokens out of a text: those that somebody wrote on the

@@ -20,7 +20,7 @@ import (
 // underWay is how much of a copy arrives before it is cut; whatever is buffered on the way is less than big.
 const (
 	underWay = 1 << 20
-	big      = 256 << 20
+	huge     = 256 << 20
 )
 
 // valve is a writer that stops, until it is opened, when so much was written that a copy is under way.

@@ -101,6 +101,6 @@ func TestMariaDB(t *testing.T) {
 
 	// A table that is made while it is read. With a row of 30 bytes it is longer than everything that buffers.
 	const reading = "exec mariadb-dump --defaults-file=my.cnf --no-create-info erp seq_1_to_100000000"
-	s.cut(ctx, t, "connector killed", reading, big, s.crash(ctx, t))
-	s.cut(ctx, t, "server killed", reading, big, server.kill)
+	s.cut(ctx, t, "connector killed", reading, huge, s.crash(ctx, t))
+	s.cut(ctx, t, "server killed", reading, huge, server.kill)
 }

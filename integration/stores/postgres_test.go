@@ -137,6 +137,6 @@ func TestPostgres(t *testing.T) {
 		endless = "copy (select md5(i::text) from (select generate_series(1, 100000000) i) numbers) to stdout"
 		reading = `export PGPASSFILE=pgpass; exec psql "host=127.0.0.1 port=25432 user=reader dbname=erp" -c "` + endless + `"`
 	)
-	s.cut(ctx, t, "connector killed", reading, big, s.crash(ctx, t))
-	s.cut(ctx, t, "server killed", reading, big, server.kill)
+	s.cut(ctx, t, "connector killed", reading, huge, s.crash(ctx, t))
+	s.cut(ctx, t, "server killed", reading, huge, server.kill)
 }

@@ -96,9 +96,9 @@ func TestRedis(t *testing.T) {
 	// 256 values of 1 MiB are more than what is buffered on the way.
 	s.run(ctx, t, "redis-cli -h 127.0.0.1 -p 16379 debug populate 256 big 1048576")
 	const copying = "exec redis-cli -h 127.0.0.1 -p 16379 --rdb -"
-	s.cut(ctx, t, "connector killed", copying, big, s.crash(ctx, t))
+	s.cut(ctx, t, "connector killed", copying, huge, s.crash(ctx, t))
 	failed(ctx, t, "connector killed", subscriber)
-	s.cut(ctx, t, "server killed", copying, big, server.kill)
+	s.cut(ctx, t, "server killed", copying, huge, server.kill)
 	again.kill()
 
 	server = startRedis(ctx, t, server.addr, t.TempDir())

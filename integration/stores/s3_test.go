@@ -49,7 +49,7 @@ func seed(backend gofakes3.Backend) error {
 	if _, err := backend.HeadObject(bucket, "big"); err == nil {
 		return nil
 	}
-	_, err := backend.PutObject(bucket, "big", map[string]string{}, oracle.NewReader(1, big), big, nil)
+	_, err := backend.PutObject(bucket, "big", map[string]string{}, oracle.NewReader(1, huge), huge, nil)
 	return err
 }
 
@@ -124,9 +124,9 @@ exec rclone --config rclone.conf --retries 1 --low-level-retries 1 `
 		reading = rclone + "cat corp:bucket/big"
 		copying = rclone + "--bwlimit 10M --multi-thread-streams 0 copy corp:bucket/big "
 	)
-	s.cut(ctx, t, "connector killed", reading, big, s.crash(ctx, t))
+	s.cut(ctx, t, "connector killed", reading, huge, s.crash(ctx, t))
 	s.cutFile(ctx, t, "connector killed", copying+"slow", "slow/big*", s.crash(ctx, t))
-	s.cut(ctx, t, "server killed", reading, big, server.kill)
+	s.cut(ctx, t, "server killed", reading, huge, server.kill)
 	server = startS3(ctx, t, server.addr, server.dir)
 	s.cutFile(ctx, t, "server killed", copying+"slower", "slower/big*", server.kill)
 }

@@ -75,8 +75,8 @@ func TestSamba(t *testing.T) {
 	verify(t, filepath.Join(share, "report.csv"), up, size)
 	verify(t, filepath.Join(s.dir, "export.csv"), down, size)
 
-	sparse(t, filepath.Join(share, "big"), big)
+	sparse(t, filepath.Join(share, "big"), huge)
 	const reading = "exec smbclient //files.corp.example/export -I 127.0.0.1 -p 10445 -A account -c 'get big -'"
-	s.cut(ctx, t, "connector killed", reading, big, s.crash(ctx, t))
-	s.cut(ctx, t, "server killed", reading, big, server.kill)
+	s.cut(ctx, t, "connector killed", reading, huge, s.crash(ctx, t))
+	s.cut(ctx, t, "server killed", reading, huge, server.kill)
 }

@@ -74,7 +74,7 @@ func TestSSH(t *testing.T) {
 	verify(t, filepath.Join(home, "report.csv"), up, size)
 	verify(t, filepath.Join(s.dir, "export.csv"), down, size)
 
-	sparse(t, filepath.Join(home, "big"), big)
+	sparse(t, filepath.Join(home, "big"), huge)
 	if err := os.WriteFile(filepath.Join(s.dir, "batch"), []byte("get big\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -85,8 +85,8 @@ func TestSSH(t *testing.T) {
 		reading   = "sftp.corp.example cat big"
 		copying   = "-l 100000 -b batch sftp.corp.example" // 12.5 MB/s
 	)
-	s.cut(ctx, t, "connector killed", "exec ssh "+dialed+reading, big, s.crash(ctx, t))
-	s.cut(ctx, t, "server killed", "exec ssh "+forwarded+reading, big, server.kill)
+	s.cut(ctx, t, "connector killed", "exec ssh "+dialed+reading, huge, s.crash(ctx, t))
+	s.cut(ctx, t, "server killed", "exec ssh "+forwarded+reading, huge, server.kill)
 	server = startSSH(ctx, t, addr, dir)
 	s.cutFile(ctx, t, "connector killed", "exec sftp "+forwarded+copying, "big", s.crash(ctx, t))
 	if err := os.Remove(filepath.Join(s.dir, "big")); err != nil {

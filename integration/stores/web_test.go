@@ -5,8 +5,9 @@ package stores
 import (
 	"bufio"
 	"context"
-	"fmt"
+	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ebbgate/ebbgate/integration/oracle"
 	"github.com/ebbgate/ebbgate/integration/proc"
@@ -106,7 +108,7 @@ connections 0
 
 // TestWeb reads and writes with curl, in every way in.
 func TestWeb(t *testing.T) {
-	ctx := need(t, map[string]string{"curl": "curl", "nginx": "nginx-light", "openssl": "openssl"})
+	ctx := need(t, map[string]string{"curl": "curl", "nginx": "nginx-light"})
 	const (
 		size            = 20<<20 + 5
 		up, down, small = 41, 42, 43
@@ -115,8 +117,11 @@ func TestWeb(t *testing.T) {
 	files := filepath.Join(dir, "files")
 	endless := startEndless(t)
 	s := newStage(ctx, t, "HTTP", "tls", map[string]string{"web": plain, "portal": secure, "endless": endless.addr})
-	s.run(ctx, t, fmt.Sprintf(`openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -days 2 -subj /CN=intranet \
-  -addext subjectAltName=DNS:intranet.corp.example -keyout %[1]s/key -out %[1]s/cert 2>&1; cp %[1]s/cert corp-ca.pem`, dir))
+	cert := filepath.Join(dir, "cert")
+	if err := selfSigned("intranet.corp.example", cert, filepath.Join(dir, "key")); err != nil {
+		t.Fatal(err)
+	}
+	s.run(ctx, t, "cp "+cert+" corp-ca.pem")
 	server := startNginx(ctx, t, plain, secure, dir)
 	write(t, filepath.Join(files, "export.csv"), down, size)
 	write(t, filepath.Join(files, "small"), small, 100)
@@ -156,10 +161,43 @@ func TestWeb(t *testing.T) {
 			}
 		})
 	}
-	sparse(t, filepath.Join(files, "big"), big)
+	sparse(t, filepath.Join(files, "big"), huge)
 	const reading = "exec curl -sS --fail http://127.0.0.1:18080/big"
-	s.cut(ctx, t, "connector killed", reading, big, s.crash(ctx, t))
-	s.cut(ctx, t, "server killed", reading, big, server.kill)
+	s.cut(ctx, t, "connector killed", reading, huge, s.crash(ctx, t))
+	s.cutUpload(ctx, t, filepath.Join(dir, "tmp", "*"))
+	if _, err := os.Stat(filepath.Join(files, "put", "cut")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of a copy that was cut, the server has a file: %v", err)
+	}
+	s.cut(ctx, t, "server killed", reading, huge, server.kill)
+}
+
+// cutUpload kills the connector while curl sends something without a length. Curl must fail, and the server must drop
+// what it has in its temporary files.
+func (s *stage) cutUpload(ctx context.Context, t *testing.T, temporary string) {
+	t.Helper()
+	spec := s.shell("exec curl -sS --fail --limit-rate 20M -T - http://127.0.0.1:18080/put/cut")
+	spec.Stdin = oracle.NewReader(1, 1<<40)
+	p, err := proc.Start(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Kill()
+	await := func(wanted bool) {
+		t.Helper()
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for grown(t, temporary) != wanted {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				t.Fatal(p.Failure("is not noticed by the server"))
+			}
+		}
+	}
+	await(true)
+	s.crash(ctx, t)()
+	failed(ctx, t, "connector killed while it is written", p)
+	await(false)
 }
 
 // endless is a web server whose only answer does not say how long it is, and ends with the connection.
