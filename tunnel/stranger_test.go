@@ -90,7 +90,7 @@ func isTimeout(err error) bool {
 // deafPeer says hello and then what it is told, reads nothing after the answer to
 // its hello, and goes. It returns what the session ended with, and how many
 // goroutines there were when everything was said.
-func deafPeer(t *testing.T, said ...envelope) (ended error, goroutines int) {
+func deafPeer(t *testing.T, said ...envelope) (goroutines int, ended error) {
 	near, far := net.Pipe()
 	s := NewSession(newPipeLink(near), SessionConfig{Handle: func(context.Context, *Session, string, json.RawMessage) (any, error) {
 		return struct{}{}, nil
@@ -115,7 +115,7 @@ func deafPeer(t *testing.T, said ...envelope) (ended error, goroutines int) {
 	}
 	ended = s.Run(t.Context())
 	peer.Wait()
-	return ended, goroutines
+	return goroutines, ended
 }
 
 func TestFloodsAreBounded(t *testing.T) {
@@ -124,7 +124,7 @@ func TestFloodsAreBounded(t *testing.T) {
 		for i := range 1000 {
 			said = append(said, envelope{Type: TypeGrant, ID: uint64(i + 1)})
 		}
-		err, _ := deafPeer(t, said...)
+		_, err := deafPeer(t, said...)
 		var coded *Error
 		if !errors.As(err, &coded) || coded.ErrCode != "flood" {
 			t.Errorf("ended with %v", err)
@@ -135,7 +135,7 @@ func TestFloodsAreBounded(t *testing.T) {
 		for i := range 10000 {
 			said = append(said, envelope{Type: TypePing, ID: uint64(i + 1)})
 		}
-		if _, n := deafPeer(t, said...); n > 500 {
+		if n, _ := deafPeer(t, said...); n > 500 {
 			t.Errorf("%d goroutines answer pings", n)
 		}
 	})

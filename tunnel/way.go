@@ -3,10 +3,12 @@ package tunnel
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -48,10 +50,23 @@ func (d *Dialer) dialPipe(ctx context.Context, c Carrier, addr string) (net.Conn
 	if err == nil {
 		conn, err = d.webSocket(ctx, c, conn)
 	}
-	if err != nil && c == WS && ctx.Err() == nil {
+	if err != nil && c == WS && ctx.Err() == nil && answered(err) {
 		conn, err = d.plainWebSocket(ctx, err)
 	}
 	return conn, err
+}
+
+// answered tells whether a failure is what a proxy said: one that was not
+// reached, was silent or refused the account would be no better without CONNECT.
+func answered(err error) bool {
+	var named interface {
+		Code() string
+		Hop() string
+	}
+	if !errors.As(err, &named) {
+		return true
+	}
+	return named.Code() != "proxy-timeout" && !slices.Contains([]string{"dns", "tcp", "proxy-auth"}, named.Hop())
 }
 
 // NodeLane makes a node's direct lane for a token of the relay: TLS with config,

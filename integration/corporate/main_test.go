@@ -86,7 +86,12 @@ func run(m *testing.M) int {
 	return code
 }
 
-func program(h *lab.Host) rig.Program { return rig.Program{Path: binary, Where: h} }
+// program is the binary on a host. Streams wait for their lanes as long as they do for everybody.
+func program(h *lab.Host) rig.Program {
+	return rig.Program{Path: binary, Where: h, Env: []string{
+		"EBBGATE_RELAYD_RESUME_GRACE=120s", "EBBGATE_CONNECTOR_RESUME_GRACE=120s", "EBBGATE_RESUME_GRACE=120s",
+	}}
+}
 
 // need skips the test where the lab is not, and bounds it.
 func need(t *testing.T, d time.Duration) context.Context {

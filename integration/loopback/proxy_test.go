@@ -121,7 +121,7 @@ func TestBrokenProxies(t *testing.T) {
 			began := time.Now()
 			err = c.Register(ctx)
 			wantFailure(t, err, test.code, test.hop, strings.TrimPrefix(test.url, "http://"))
-			if took := time.Since(began); took > 25*time.Second {
+			if took := time.Since(began); took > time.Minute { // an attempt has 20 s
 				t.Errorf("took %v", took)
 			}
 			if err != nil && (strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), keys.Key1)) {
