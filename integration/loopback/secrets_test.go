@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -224,6 +225,7 @@ func TestSecretsStayInside(t *testing.T) {
 	w.ingresses(ctx, t, relay, relay.Socks5, token, wrongToken)
 	w.answer(ctx, t, "forward", forward.Addr, "hello")
 	w.commands(ctx, t, relay, connector, wrongKey, wrongToken)
+	w.child(ctx, t, relay, token)
 	w.answer(ctx, t, "metrics", relay.Metrics, "GET /metrics HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n")
 	w.answer(ctx, t, "the TLS port, in plain", relay.TLS, "GET / HTTP/1.1\r\nHost: relay\r\nProxy-Authorization: Bearer "+token+"\r\nAuthorization: Bearer "+wrongToken+"\r\nConnection: close\r\n\r\n")
 	w.reloads(ctx, t, connector, wrongPassword)
@@ -356,6 +358,46 @@ func (w *watched) commands(ctx context.Context, t *testing.T, relay *rig.Relay, 
 	// Where only a path or a name belongs.
 	for _, env := range []string{"EBBGATE_CONNECTOR_PROXY_URL=http://svc:" + key + "@127.0.0.1:1", "EBBGATE_CONNECTOR_PROXY_PASSWORD=" + key, "HTTPS_PROXY=ftp://svc:" + key + "@127.0.0.1:1"} {
 		w.command(ctx, t, []string{env}, "connector", "register", "--key-file", keyFile, "--relay", relay.Address, "--name", "other", "--state-dir", filepath.Join(dir, "state"), "--log-level", "debug")
+	}
+}
+
+// child has exec run a command that finds the password of its proxies in its environment, where alone it may be.
+func (w *watched) child(ctx context.Context, t *testing.T, relay *rig.Relay, token string) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		return // the script is Linux's
+	}
+	dir := t.TempDir()
+	tokenFile := filepath.Join(dir, "token")
+	if err := os.WriteFile(tokenFile, []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const script = `printenv HTTPS_PROXY ALL_PROXY > proxies && cat /proc/$PPID/cmdline /proc/$PPID/environ > started`
+	env := []string{"EBBGATE_JOB_TOKEN_FILE=" + tokenFile}
+	w.command(ctx, t, env, "exec", "--store", corp+"/echo", "--relay", relay.Address, "--log-level", "debug", "--summary", filepath.Join(dir, "summary"),
+		"--", "sh", "-c", "cd "+dir+" && "+script)
+	for name, where := range map[string]string{"started": "exec's cmdline and environ", "summary": "exec's summary"} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Errorf("%s: %v", where, err)
+		}
+		w.see(where, text)
+	}
+	proxies, err := os.ReadFile(filepath.Join(dir, "proxies"))
+	if err != nil {
+		t.Fatalf("%v: %s", err, w.seen)
+	}
+	for _, line := range strings.Fields(string(proxies)) {
+		u, err := url.Parse(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		password, ok := u.User.Password()
+		if !ok {
+			t.Errorf("%s has no password", u.Host)
+			continue
+		}
+		w.secrets.add(t, "password of exec's "+u.Scheme+" proxy", []byte(password))
 	}
 }
 
