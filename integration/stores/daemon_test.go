@@ -28,6 +28,18 @@ func freeAddr(t *testing.T) string {
 	return ln.Addr().String()
 }
 
+// freePort returns an address on 127.0.0.1 at which nobody listens. It is not of the range from which the kernel gives
+// ports.
+func freePort() string {
+	for {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			_ = ln.Close()
+			return addr
+		}
+	}
+}
+
 // daemon is a server and what it forked.
 type daemon struct {
 	*proc.Process

@@ -57,6 +57,9 @@ func TestRedis(t *testing.T) {
 	if out := s.play(ctx, t); !strings.Contains(out, fmt.Sprintf("errors: 0, replies: %d", entries)) {
 		t.Errorf("redis-cli --pipe: %s", out)
 	}
+	if n := s.run(ctx, t, "cat keys.txt"); n != fmt.Sprintf("%d\n", entries) {
+		t.Errorf("dbsize: %q", n)
+	}
 	again := startRedis(ctx, t, freeAddr(t), s.dir)
 	if a, b := s.redisDigest(ctx, t, server), s.redisDigest(ctx, t, again); a != b {
 		t.Errorf("the copy's digest is %s, the source's %s", b, a)
@@ -95,10 +98,10 @@ func TestRedis(t *testing.T) {
 
 	// 256 values of 1 MiB are more than what is buffered on the way.
 	s.run(ctx, t, "redis-cli -h 127.0.0.1 -p 16379 debug populate 256 big 1048576")
-	const copying = "exec redis-cli -h 127.0.0.1 -p 16379 --rdb -"
-	s.cut(ctx, t, "connector killed", copying, huge, s.crash(ctx, t))
+	const copying = "exec redis-cli -h 127.0.0.1 --rdb - -p "
+	s.cut(ctx, t, "connector killed", copying+"16379", huge, s.crash(ctx, t))
 	failed(ctx, t, "connector killed", subscriber)
-	s.cut(ctx, t, "server killed", copying, huge, server.kill)
+	s.cut(ctx, t, "server killed", copying+"26379", huge, server.kill)
 	again.kill()
 
 	server = startRedis(ctx, t, server.addr, t.TempDir())

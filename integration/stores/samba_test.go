@@ -58,25 +58,28 @@ printf 'username = %%s\npassword = secret\n' "$(id -un)" > account`, config))
 	})
 }
 
-// TestSamba puts and gets files.
+// TestSamba puts and gets files. The store has a name, which the node resolves.
 func TestSamba(t *testing.T) {
 	ctx := need(t, map[string]string{"smbd": "samba", "pdbedit": "samba", "smbclient": "smbclient"})
 	const (
 		size     = 40<<20 + 1
 		up, down = 51, 52
 	)
-	dir, addr := t.TempDir(), freeAddr(t)
+	dir, addr := t.TempDir(), freePort()
+	_, port, _ := strings.Cut(addr, ":")
 	share := filepath.Join(dir, "share")
 	write(t, filepath.Join(share, "export.csv"), down, size)
-	s := newStage(ctx, t, "Windows shares (SMB)", "tls", map[string]string{"files": addr})
+	s := newStage(ctx, t, "Windows shares (SMB)", "tls", map[string]string{"files": "localhost:" + port})
 	server := s.startSamba(ctx, t, addr, dir)
 	s.write(t, "report.csv", up, size)
 	s.play(ctx, t)
 	verify(t, filepath.Join(share, "report.csv"), up, size)
 	verify(t, filepath.Join(s.dir, "export.csv"), down, size)
+	verify(t, filepath.Join(s.dir, "copy.csv"), down, size)
 
 	sparse(t, filepath.Join(share, "big"), huge)
 	const reading = "exec smbclient //files.corp.example/export -I 127.0.0.1 -p 10445 -A account -c 'get big -'"
 	s.cut(ctx, t, "connector killed", reading, huge, s.crash(ctx, t))
-	s.cut(ctx, t, "server killed", reading, huge, server.kill)
+	exec := "exec ebbgate exec --store corp/files=127.0.0.1:20445 -- " + strings.Replace(reading[len("exec "):], "10445", "20445", 1)
+	s.cut(ctx, t, "server killed", exec, huge, server.kill)
 }

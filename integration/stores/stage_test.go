@@ -188,7 +188,7 @@ func (s *stage) play(ctx context.Context, t *testing.T) string {
 	}
 	var out strings.Builder
 	for _, text := range s.section.commands {
-		s.claim(t, text)
+		s.claim(text)
 		out.WriteString(s.run(ctx, t, text))
 	}
 	return out.String()
@@ -197,18 +197,11 @@ func (s *stage) play(ctx context.Context, t *testing.T) string {
 // claimed are ports that commands themselves open.
 var claimed = regexp.MustCompile(`--store \S+=127\.0\.0\.1:(\d+)`)
 
-// claim finds free ports for those that commands open. They are not of the range from which the kernel gives ports.
-func (s *stage) claim(t *testing.T, text string) {
-	t.Helper()
+// claim finds free ports for those that commands open.
+func (s *stage) claim(text string) {
 	for _, port := range claimed.FindAllStringSubmatch(text, -1) {
-		for s.real[port[1]] == "" {
-			addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
-			ln, err := net.Listen("tcp", addr)
-			if err != nil {
-				continue
-			}
-			_ = ln.Close()
-			s.real[port[1]] = addr[len("127.0.0.1:"):]
+		if s.real[port[1]] == "" {
+			_, s.real[port[1]], _ = strings.Cut(freePort(), ":")
 		}
 	}
 }
