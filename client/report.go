@@ -28,6 +28,8 @@ type Report struct {
 	ReadCRC32C  string `json:"read_crc32c"`
 	WriteCRC32C string `json:"written_crc32c"`
 	Resumes     int    `json:"resumes"` // times that bytes went out again because their lane died
+	Stalls      int    `json:"stalls"`  // times that the way to the node stood still; 0: not counted yet
+	Lanes       int    `json:"lanes"`   // lanes that carried its bytes; 0: not counted yet
 	Reason      string `json:"reason"`  // ok, open, or why it was reset
 	Remote      bool   `json:"remote"`  // the node gave the reason
 

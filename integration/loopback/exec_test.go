@@ -189,6 +189,21 @@ func TestExec(t *testing.T) {
 			wantExec(ctx, t, p, o, 125, 0, "store-reset")
 		})
 	}
+	t.Run("by an alias", func(t *testing.T) {
+		named := rig.Loopback("named", c.store.Addr())
+		named.Aliases = []string{"DB.lab.example:" + port}
+		c.newConnector(ctx, t, "aliased", named)
+		o := c.job(t)
+		o.Token = c.newJob(ctx, t, "by-alias", "named").Token
+		p := startExec(t, o, c.target("named"), childJob{Way: "socks5", Host: "db.LAB.example:" + port, Script: good, Upload: upload}, nil)
+		if err := p.Wait(ctx); err != nil {
+			t.Error(err)
+		}
+		// The name is the store's, whatever it was dialled as.
+		if s, err := o.ReadSummary(); err != nil || len(s.Last) != 1 || s.Last[0].Target != "corp/named" {
+			t.Errorf("%+v, %v", s, err)
+		}
+	})
 	t.Run("a reset that the command sees", func(t *testing.T) {
 		o := c.job(t)
 		broken := good
