@@ -70,14 +70,23 @@ func (d *dialer) drain() {
 }
 
 // Authenticate checks a job's token. The token says which job it is; a name
-// that disagrees is refused. Who shows too many bad ones is told so, briefly.
+// that disagrees is refused. Who shows too many bad ones has to connect anew for each.
 func (d *dialer) Authenticate(_ context.Context, name, text, peer string) (ingress.Job, error) {
 	job, err := d.authenticate(name, text)
 	if err != nil && d.suspects.bad(peer, time.Now()) {
-		err = failure("token-throttled", "relay", "stop the program that tries them; a good token is taken at once", "too many bad job tokens came from this address")
+		err = suspicious{err}
 	}
 	return job, err
 }
+
+// suspicious is the refusal of one bad token of too many.
+type suspicious struct{ error }
+
+// Unwrap is the refusal.
+func (s suspicious) Unwrap() error { return s.error }
+
+// Suspicious tells an ingress to close the connection.
+func (suspicious) Suspicious() bool { return true }
 
 func (d *dialer) authenticate(name, text string) (ingress.Job, error) {
 	token, err := certs.ParseToken(text)

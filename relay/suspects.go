@@ -8,7 +8,7 @@ import (
 
 const (
 	// maxBadTokens is how many bad tokens a source may show in suspicion before
-	// it gets no more answers.
+	// each costs it a connection.
 	maxBadTokens = 100
 	suspicion    = time.Minute
 	// maxSuspects bounds the sources that are remembered.

@@ -84,7 +84,7 @@ func TestBadTokens(t *testing.T) {
 	m.settle(ctx, t)
 }
 
-// badConnect dials so many times over one connection.
+// badConnect dials so many times, over one connection as long as the ingress lets it.
 func badConnect(addr, token, reason string, times int) error {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -92,6 +92,14 @@ func badConnect(addr, token, reason string, times int) error {
 	}
 	defer func() { _ = conn.Close() }()
 	in := bufio.NewReader(conn)
+	again := func() error {
+		_ = conn.(*net.TCPConn).SetLinger(0) // so that ports do not run out
+		_ = conn.Close()
+		if conn, err = net.Dial("tcp", addr); err == nil {
+			in.Reset(conn)
+		}
+		return err
+	}
 	proof := base64.StdEncoding.EncodeToString([]byte(job + ":" + token))
 	request := "CONNECT " + host + " HTTP/1.1\r\nHost: " + host + "\r\nProxy-Authorization: Basic " + proof + "\r\n\r\n"
 	for i := range times {
@@ -107,6 +115,11 @@ func badConnect(addr, token, reason string, times int) error {
 		_ = answer.Body.Close()
 		if code := answer.Header.Get("Ebbgate-Error"); err != nil || answer.StatusCode != http.StatusProxyAuthRequired || code != reason {
 			return fmt.Errorf("dial %d: %d %s: %w", i, answer.StatusCode, code, err)
+		}
+		if answer.Close {
+			if err := again(); err != nil {
+				return fmt.Errorf("dial %d: %w", i, err)
+			}
 		}
 	}
 	return nil

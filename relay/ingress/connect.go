@@ -34,8 +34,8 @@ type Stream interface {
 // Dialer is the relay behind an ingress.
 type Dialer interface {
 	// Authenticate checks a job's name and token. name may be empty where
-	// the token came alone. peer is where it comes from, host:port. After an
-	// error with code token-throttled the connection is closed.
+	// the token came alone. peer is where it comes from, host:port. An error
+	// with a method Suspicious that says true has the connection closed.
 	Authenticate(ctx context.Context, name, token, peer string) (Job, error)
 	// Dial opens a stream for the job. peer is where its connection comes
 	// from. Errors have a Code.
@@ -57,6 +57,11 @@ func codeOf(err error) string {
 	return "internal"
 }
 
+func isSuspicious(err error) bool {
+	var s interface{ Suspicious() bool }
+	return errors.As(err, &s) && s.Suspicious()
+}
+
 type advised interface {
 	Hop() string
 	Advice() string
@@ -67,7 +72,6 @@ type advised interface {
 var statuses = map[string]int{
 	"token-missing":      http.StatusProxyAuthRequired,
 	"token-invalid":      http.StatusProxyAuthRequired,
-	"token-throttled":    http.StatusTooManyRequests,
 	"token-malformed":    http.StatusProxyAuthRequired,
 	"job-not-allowed":    http.StatusForbidden,
 	"store-not-allowed":  http.StatusForbidden,
@@ -238,10 +242,8 @@ func (c *Connect) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		status = s
 	}
 	c.metrics.requests.WithLabelValues(code).Inc()
-	if status == http.StatusTooManyRequests { // costs as little as can be
-		w.Header()["Ebbgate-Error"], w.Header()["Connection"] = []string{code}, []string{"close"}
-		w.WriteHeader(status)
-		return
+	if isSuspicious(err) {
+		w.Header().Set("Connection", "close")
 	}
 	text := err.Error()
 	var a advised

@@ -242,12 +242,7 @@ func (s *Socks5) refuse(sock *armedConn, target Target, reply byte, err error) {
 func (s *Socks5) count(sock *armedConn, target Target, err error) {
 	code := codeOf(err)
 	s.metrics.requests.WithLabelValues(code).Inc()
-	switch code {
-	case "token-throttled":
-		_ = sock.Close()
-		return
-	case "closed", "silence":
-	default:
+	if code != "closed" && code != "silence" {
 		s.refusals.refused("from", sock.RemoteAddr().String(), "target", clip(target.Host, 200), "code", code, "error", err)
 	}
 	sock.farewell()
