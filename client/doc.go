@@ -12,6 +12,10 @@
 // fits database/sql's drivers, pgx, net/http and all that takes such a function,
 // and its connections read end of file only where the store sent one.
 //
+// A relay is named by its host and TLS port; its other ports it announces itself.
+// Only where the first session has to go over plain HTTP, and that is not on
+// port 80, EBBGATE_RELAY_HTTP_PORT says where.
+//
 // Constructors do no I/O. [Client.Run] and [Forwarder.Run] block until their
 // context ends, and when they return nothing that they started is left. All
 // other methods may be called from any goroutine.

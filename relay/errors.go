@@ -23,6 +23,9 @@ func listenError(key string, err error) error {
 	case errors.Is(err, syscall.EACCES):
 		advice = "ports below 1024 need the capability CAP_NET_BIND_SERVICE: run as root, or choose a higher port for " + key
 	}
+	if key == "listen.http" {
+		advice += `, or turn it off: listen: {http: ""}`
+	}
 	var op *net.OpError
 	if errors.As(err, &op) {
 		return failure("listen-failed", "relay", advice, "%s: cannot listen on %v: %v", key, op.Addr, op.Err)

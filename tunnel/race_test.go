@@ -246,6 +246,48 @@ func TestRace(t *testing.T) {
 	}
 }
 
+// TestBetterGoesUp asks for a better carrier than each.
+func TestBetterGoesUp(t *testing.T) {
+	p := newPKI(t)
+	h := newHost(t, p)
+	all, tcp, web := h.endpoint, h.endpoint, h.endpoint
+	tcp.QUICPort, web.QUICPort = 0, 0
+	inspected := newInspector(t).dial
+	for _, test := range []struct {
+		at      Endpoint
+		dialTCP func(context.Context, string, string) (net.Conn, error)
+		current Carrier
+		want    Carrier // empty: none
+	}{
+		{all, nil, WS, QUIC},
+		{all, nil, TLS, QUIC},
+		{all, nil, QUIC, ""},
+		{tcp, nil, WSS, TLS},
+		{tcp, nil, TLS, ""},
+		{web, inspected, WS, WSS},
+		{web, inspected, WSS, ""},
+	} {
+		m := new(memory)
+		d := &Dialer{Endpoint: test.at, TLS: p.client, DialTCP: test.dialTCP, Memory: m}
+		link, _ := d.Better(t.Context(), test.current)
+		got := Carrier("")
+		if link != nil {
+			got = link.Carrier()
+			_ = link.Close("test over")
+			if remembered := m.all(); !slices.Equal(remembered, []Carrier{got}) {
+				t.Errorf("remembers %v", remembered)
+			}
+		}
+		if got != test.want {
+			t.Errorf("better than %s: %q, want %q", test.current, got, test.want)
+		}
+	}
+	d := &Dialer{Endpoint: all, TLS: p.client, Carriers: []Carrier{WS}}
+	if link, err := d.Better(t.Context(), WS); link != nil || err != nil {
+		t.Errorf("a list has nothing better: %v, %v", link, err)
+	}
+}
+
 // TestTheFurthestFailureComesFirst has failures of all carriers.
 func TestTheFurthestFailureComesFirst(t *testing.T) {
 	fail := func(c Carrier, hop string) failure { return failure{c, Errorf(string(c), hop, "", "at %s", hop)} }

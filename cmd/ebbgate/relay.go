@@ -69,7 +69,7 @@ that is wrong is refused, and the one before stays in force.
 
 Prints one line "ready {json}" with the bound addresses when it serves.`,
 		Example: `  ebbgate relay run --config relay.yaml
-  ebbgate relay run --init --hostname 127.0.0.1 --listen-tls 127.0.0.1:0 --state-dir /tmp/relay`,
+  ebbgate relay run --init --hostname 127.0.0.1 --listen-tls 127.0.0.1:0 --listen-http= --state-dir /tmp/relay`,
 		Args: noArgs,
 	}
 	path, load := relayFile(cmd)
