@@ -51,6 +51,16 @@ func (e *Error) Code() string {
 	return "config-invalid"
 }
 
+// Usage tells whether all of it stands on the command line.
+func (e *Error) Usage() bool {
+	for _, p := range e.Problems {
+		if !strings.HasPrefix(p.Where, "flag --") {
+			return false
+		}
+	}
+	return e.Err == nil
+}
+
 // Hop is config.
 func (e *Error) Hop() string { return "config" }
 

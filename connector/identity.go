@@ -137,7 +137,7 @@ func (i *identity) returnTLS() *tls.Config {
 func (i *identity) laneTLS(ingress certs.Identity) *tls.Config {
 	return certs.ClientConfig(i.holder, i.trust, func(id certs.Identity) error {
 		if id != ingress {
-			return fmt.Errorf("connector: the lane's other end is %s, not %s", id, ingress)
+			return &certs.VerifyError{Err: fmt.Errorf("the lane's other end is %s, not %s", id, ingress)}
 		}
 		return nil
 	}, []string{tunnel.ALPNLane})

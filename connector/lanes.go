@@ -3,6 +3,7 @@ package connector
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/ebbgate/ebbgate/certs"
@@ -49,9 +50,22 @@ func (r *running) revoke(job string) {
 
 // lane serves a session lane until it is over.
 func (r *running) lane(ctx context.Context, s *tunnel.Session, join tunnel.Join, stream tunnel.Stream) {
-	if err := r.serveLane(ctx, s, join, stream); err != nil {
-		r.logger.Debug("lane over", "ingress", join.Ingress, "error", err)
+	err := r.serveLane(ctx, s, join, stream)
+	ingress := join.Ingress[:min(len(join.Ingress), maxLogged)]
+	if foreign := (*certs.VerifyError)(nil); errors.As(err, &foreign) {
+		r.logger.Warn("lane refused", append(attrs(unverified(ingress, foreign)), "ingress", ingress)...)
+	} else if err != nil {
+		r.logger.Debug("lane over", "ingress", ingress, "error", err)
 	}
+}
+
+// maxLogged bounds what a log repeats of a peer's text, in bytes.
+const maxLogged = 200
+
+// unverified is a client that is not who the relay says.
+func unverified(ingress string, err error) *Error {
+	return failure("ingress-unverified", "relay", err, "see who is between the node and the job: the relay may not be what it seems",
+		"what opens a lane as %q is not that: %v", ingress, err)
 }
 
 // serveLane finds out who is at the lane's other end. The preamble is only a

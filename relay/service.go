@@ -84,12 +84,12 @@ func (s service) node(record state.Node) admin.Node {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	a.Status, a.Since, a.Version = "Online", n.since, n.hello.Software
+	a.Status, a.Since, a.Version = "Online", n.since, plain(n.hello.Software, maxReported)
 	if n.leaving {
 		a.Status = "Draining"
 	}
 	h := n.report
-	a.Proxy, a.CPU, a.MemoryAvailable = h.Proxy, h.CPUPercent, h.MemoryAvailable
+	a.Proxy, a.CPU, a.MemoryAvailable = plain(h.Proxy, maxReported), h.CPUPercent, h.MemoryAvailable
 	a.NetworkIn, a.NetworkOut = h.NetworkIn, h.NetworkOut
 	a.Runs, a.ConcurrentRuns, a.Streams = h.Runs, h.ConcurrentRuns, h.Streams
 	if session := cmp.Or(n.control, n.bulk); session != nil {

@@ -19,7 +19,9 @@ const (
 	storeTestTimeout = 25 * time.Second
 	// maxHops and maxHopText bound what is taken over from a node's answer.
 	maxHops    = 16
-	maxHopText = 2000
+	maxHopText = 2000 // bytes
+	// maxReported bounds the texts that a node reports of itself.
+	maxReported = 200
 )
 
 // TestStore asks every node of the gateway that is here and has the store, or the
@@ -104,17 +106,17 @@ func (n *node) testStore(ctx context.Context, store string) admin.NodeTest {
 	}
 	add(admin.Hop{Name: "node", OK: true, Millis: float64(rtt.Microseconds()) / 1000, Detail: "answers"})
 	for _, h := range answer.Hops[:min(len(answer.Hops), maxHops)] {
-		add(admin.Hop{Name: plain(h.Name), OK: h.OK, Millis: h.Millis, Detail: plain(h.Detail), Advice: plain(h.Advice)})
+		add(admin.Hop{Name: plain(h.Name, maxHopText), OK: h.OK, Millis: h.Millis, Detail: plain(h.Detail, maxHopText), Advice: plain(h.Advice, maxHopText)})
 	}
 	return t
 }
 
 // refusedHop is a node that did not test the store.
 func refusedHop(err error) admin.Hop {
-	h := admin.Hop{Name: "node", Detail: "did not answer: " + plain(err.Error()), Advice: "look at the connector's log and at ebbgate node list"}
+	h := admin.Hop{Name: "node", Detail: "did not answer: " + plain(err.Error(), maxHopText), Advice: "look at the connector's log and at ebbgate node list"}
 	var said *tunnel.Error
 	if errors.As(err, &said) {
-		h.Detail, h.Advice = plain(said.Message), plain(said.Advise)
+		h.Detail, h.Advice = plain(said.Message, maxHopText), plain(said.Advise, maxHopText)
 		if said.ErrCode == "message-unknown" {
 			h.Detail, h.Advice = "the connector is of a version that tests no stores", "bring the connector up to the relay's version"
 		}
@@ -123,12 +125,12 @@ func refusedHop(err error) admin.Hop {
 }
 
 // plain is a peer's text as a terminal may show it.
-func plain(s string) string {
+func plain(s string, most int) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r >= 0x7f && r < 0xa0 {
 			return ' '
 		}
 		return r
-	}, s[:min(len(s), maxHopText)])
+	}, s[:min(len(s), most)])
 	return strings.ToValidUTF8(s, "?")
 }

@@ -32,7 +32,10 @@ func (a *app) root() *cobra.Command {
 		Long: `Ebbgate lets cloud-side jobs reach stores behind a firewall that lets nothing in.
 
 A connector inside the network opens outbound tunnels, through the company's
-proxy if need be, to a relay; jobs enter at the relay or with ebbgate forward.`,
+proxy if need be, to a relay; jobs enter at the relay or with ebbgate forward.
+
+Exit codes: 0 done; 1 failed, also where a configuration file is wrong; 2 wrong
+usage: the command line itself. ebbgate exec has the command's, and others.`,
 		Example: `  ebbgate demo
   ebbgate relay run --init --config relay.yaml
   ebbgate connector register --relay relay.example.com --key-file key --config connector.yaml

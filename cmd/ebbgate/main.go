@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/ebbgate/ebbgate/config"
 	"github.com/ebbgate/ebbgate/demo"
 )
 
@@ -43,6 +44,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 		return over.code
 	}
 	wrong, ok := errors.AsType[*usageError](err)
+	if bad, is := errors.AsType[*config.Error](err); is && bad.Usage() {
+		wrong, ok = &usageError{message: bad.Error()}, true
+	}
 	if !ok && a.started {
 		a.printError(err)
 		if e, ok := errors.AsType[interface {
