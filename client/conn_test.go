@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -345,6 +346,17 @@ func TestDialerRefuses(t *testing.T) {
 	}
 	if err := d.Close(); err != nil {
 		t.Errorf("never connected: %v", err)
+	}
+}
+
+func TestDialerKeepsItsToken(t *testing.T) {
+	d := &Dialer{Relay: "relay.example.com", Token: "ebbjob_c2VjcmV0"}
+	var log strings.Builder
+	slog.New(slog.NewTextHandler(&log, nil)).Info("dialer", "dialer", d)
+	for _, text := range []string{fmt.Sprint(d), fmt.Sprintf("%+v %#v", d, d), log.String()} {
+		if strings.Contains(text, "c2VjcmV0") || !strings.Contains(text, "relay.example.com") {
+			t.Errorf("printed %q", text)
+		}
 	}
 }
 

@@ -51,7 +51,7 @@ type Dialer struct {
 	Software string
 	// Environment looks up variables; nil: os.Getenv.
 	Environment func(string) string
-	// Registry takes the metrics; nil: nobody asks.
+	// Registry takes the metrics, those of one Dialer; nil: nobody asks.
 	Registry prometheus.Registerer
 	// Logger takes what happens; nil discards.
 	Logger *slog.Logger
@@ -66,6 +66,15 @@ type Dialer struct {
 	conns   map[*Conn]struct{} // whose streams are not over
 	carries sync.WaitGroup
 }
+
+// String does not give the token away.
+func (d *Dialer) String() string { return "client.Dialer to " + first(d.Relay, "EBBGATE_RELAY") }
+
+// GoString is for %#v.
+func (d *Dialer) GoString() string { return d.String() }
+
+// LogValue is for slog.
+func (d *Dialer) LogValue() slog.Value { return slog.StringValue(d.String()) }
 
 // connection is a Client that a Dialer runs.
 type connection struct {

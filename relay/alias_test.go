@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/relay/ingress"
 	"github.com/ebbgate/ebbgate/relay/state"
 	"github.com/ebbgate/ebbgate/tunnel"
@@ -84,5 +85,41 @@ func TestDialByAlias(t *testing.T) {
 	_, _, answer = r.connect("echo.example:1", "nightly", token)
 	if code := answer.Header.Get("Ebbgate-Error"); answer.StatusCode != 404 || code != "port-mismatch" {
 		t.Errorf("%s %s", answer.Status, code)
+	}
+}
+
+// A client names stores as jobs at the relay's own ingresses do, and is told
+// which one it was.
+func TestGrantByName(t *testing.T) {
+	r := startRelay(t, 0)
+	r.serve(tunnel.TLS)
+	job := certs.Identity{TrustDomain: r.relay.name.TrustDomain, Role: certs.RoleJob, Tenant: "default", Name: "nightly"}
+	for _, test := range []struct {
+		host string
+		port int
+		want string // the store, or the code of the refusal
+	}{
+		{"echo.corp", 0, "echo"},
+		{"ECHO.corp.", 0, "echo"},
+		{"echo.corp", 1, "port-mismatch"},
+		{"2001:db8::7", 7777, "echo"},
+		{"echo.example", 1, "port-mismatch"},
+		{"nowhere.example", 0, "job-not-allowed"},
+		{"echo.corp", 70000, "target-malformed"},
+		{"a b", 0, "target-malformed"},
+		{"", 0, "job-not-allowed"},
+	} {
+		granted, err := r.relay.dials.forClient(job, tunnel.GrantRequest{Host: test.host, Port: test.port, Run: "r"})
+		got := codeOf(err)
+		if err == nil {
+			got = granted.Store
+		}
+		if got != test.want {
+			t.Errorf("%s:%d: %q (%v), want %q", test.host, test.port, got, err, test.want)
+		}
+	}
+	granted, err := r.relay.dials.forClient(job, tunnel.GrantRequest{Gateway: "corp", Store: "echo", Run: "r"})
+	if err != nil || granted.Store != "echo" {
+		t.Errorf("%+v, %v", granted, err)
 	}
 }
