@@ -9,9 +9,17 @@ import (
 	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
-// ebbgate returns what starts a relay and a connector whose session is on a carrier. The job enters by the relay's
-// CONNECT ingress, or by a forward whose session is on the same carrier.
-func ebbgate(carrier string, forward bool) func(context.Context, *site) (*path, error) {
+// entry is how the job enters.
+type entry string
+
+const (
+	byConnect entry = "connect" // the relay's CONNECT ingress
+	byPort    entry = "port"    // a TCP port of the relay
+	byForward entry = "forward" // beside the job, its session on the same carrier
+)
+
+// ebbgate returns what starts a relay and a connector whose session is on a carrier.
+func ebbgate(carrier string, by entry) func(context.Context, *site) (*path, error) {
 	return func(ctx context.Context, s *site) (*path, error) {
 		if s.noBinary != nil {
 			return nil, &notRunError{s.noBinary.Error()}
@@ -19,7 +27,7 @@ func ebbgate(carrier string, forward bool) func(context.Context, *site) (*path, 
 		p := &path{}
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
-		if err := p.ebbgate(ctx, s, carrier, forward); err != nil {
+		if err := p.ebbgate(ctx, s, carrier, by); err != nil {
 			p.stop()
 			return nil, err
 		}
@@ -27,11 +35,16 @@ func ebbgate(carrier string, forward bool) func(context.Context, *site) (*path, 
 	}
 }
 
-func (p *path) ebbgate(ctx context.Context, s *site, carrier string, forward bool) error {
+func (p *path) ebbgate(ctx context.Context, s *site, carrier string, by entry) error {
 	const gateway, store, target = "corp", "store", "corp/store"
-	dir := filepath.Join(s.dir, fmt.Sprintf("ebbgate-%s-%t", carrier, forward))
+	dir := filepath.Join(s.dir, fmt.Sprintf("ebbgate-%s-%s", carrier, by))
 	program := rig.Program{Path: s.binary}
-	relay, err := rig.StartRelay(ctx, program, rig.RelayOptions{Dir: filepath.Join(dir, "relay")})
+	relay, err := rig.StartRelay(ctx, program, rig.RelayOptions{
+		Dir: filepath.Join(dir, "relay"),
+		Config: map[string]any{"ingress": map[string]any{
+			"connect": "127.0.0.1:0", "ports": []any{map[string]any{"listen": "127.0.0.1:0", "target": target, "job": "bench"}},
+		}},
+	})
 	if err != nil {
 		return err
 	}
@@ -55,11 +68,12 @@ func (p *path) ebbgate(ctx context.Context, s *site, carrier string, forward boo
 	if _, err := relay.Await(ctx, gateway, "node", rig.Online); err != nil {
 		return err
 	}
-	p.way = way{
-		Ingress: &rig.Ingress{Addr: relay.Connect, Job: "bench", Token: token},
-		Target:  store + "." + gateway + ":0",
-	}
-	if !forward {
+	switch by {
+	case byConnect:
+		p.way = way{Ingress: &rig.Ingress{Addr: relay.Connect, Job: "bench", Token: token}, Target: store + "." + gateway + ":0"}
+		return nil
+	case byPort:
+		p.way = way{Addr: relay.Ports[0]}
 		return nil
 	}
 	f, err := rig.StartForward(ctx, program, rig.ForwardOptions{

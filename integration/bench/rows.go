@@ -47,10 +47,13 @@ var rows = []row{
 	{"ssh", startSSH},
 	{"frp", startFRP},
 	{"chisel", startChisel},
-	{"connect-tls", ebbgate("tls", false)},
-	{"connect-quic", ebbgate("quic", false)},
-	{"forward-tls", ebbgate("tls", true)},
-	{"forward-quic", ebbgate("quic", true)},
+	{"connect-tls", ebbgate("tls", byConnect)},
+	{"connect-quic", ebbgate("quic", byConnect)},
+	{"connect-wss", ebbgate("wss", byConnect)},
+	{"port-tls", ebbgate("tls", byPort)},
+	{"forward-tls", ebbgate("tls", byForward)},
+	{"forward-quic", ebbgate("quic", byForward)},
+	{"forward-wss", ebbgate("wss", byForward)},
 }
 
 func rowNames() []string {
