@@ -27,9 +27,9 @@ type Report struct {
 	// of its written bytes: 00000000.
 	ReadCRC32C  string `json:"read_crc32c"`
 	WriteCRC32C string `json:"written_crc32c"`
-	Resumes     int    `json:"resumes"` // times that bytes went out again because their lane died
-	Stalls      int    `json:"stalls"`  // times that the way to the node stood still; 0: not counted yet
-	Lanes       int    `json:"lanes"`   // lanes that carried its bytes; 0: not counted yet
+	Resumes     int    `json:"resumes"` // lanes that carried its bytes and died, or stood still, before its end
+	Stalls      int    `json:"stalls"`  // times that written bytes waited longer than a second for the store
+	Lanes       int    `json:"lanes"`   // lanes that carried its bytes, either way
 	Reason      string `json:"reason"`  // ok, open, or why it was reset
 	Remote      bool   `json:"remote"`  // the node gave the reason
 
@@ -46,6 +46,8 @@ func reportOf(t Target, r bundle.Report) Report {
 		ReadCRC32C:   fmt.Sprintf("%08x", r.ReceivedCRC),
 		WriteCRC32C:  fmt.Sprintf("%08x", r.SentCRC),
 		Resumes:      r.Resumes,
+		Stalls:       r.Stalls,
+		Lanes:        r.Lanes,
 		Reason:       r.Reason.String(),
 		Remote:       r.Remote,
 		code:         r.Reason,

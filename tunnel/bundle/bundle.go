@@ -29,6 +29,7 @@ type Bundle struct {
 	// guarded by mu
 	lanes       []*lane
 	joined      bool   // there was a lane
+	laneCount   uint   // lanes that there ever were
 	local, peer string // identities of the first lane, and so of all
 	incarnation uint64 // of the far end
 	secretKnown bool   // ingress: the node answered, it has the secret
@@ -213,6 +214,8 @@ func (b *Bundle) addLane(conn net.Conn, info LaneInfo, peerIncarnation uint64) (
 	b.joined, b.local, b.peer, b.incarnation = true, info.Local, info.Peer, peerIncarnation
 	b.graceAt = time.Time{}
 	l := newLane(b, conn, info)
+	l.bit = 1 << (b.laneCount % 64)
+	b.laneCount++
 	b.lanes = append(b.lanes, l)
 	b.cfg.Metrics.lanes.Inc()
 	l.pingAt = time.Now()
@@ -236,12 +239,11 @@ func (b *Bundle) dropLaneLocked(l *lane, err error) {
 	reason := reasonOf(err)
 	b.cfg.Metrics.laneEnds.WithLabelValues(reason.String()).Inc()
 	b.cfg.Logger.Debug("lane over", "carrier", l.info.Carrier, "peer", l.info.Peer, "reason", reason.String(), "error", err)
-	for _, r := range slices.Backward(l.sent.all()) {
-		if !r.gone {
-			r.repeatLocked()
-		}
-	}
+	l.repeatLocked()
 	l.sent.clear()
+	for _, s := range b.streams {
+		s.resumedLocked(l)
+	}
 	if b.err != nil {
 		return
 	}

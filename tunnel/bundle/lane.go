@@ -15,6 +15,7 @@ type lane struct {
 	b    *Bundle
 	conn net.Conn
 	info LaneInfo
+	bit  uint64        // stands for the lane in its streams' reports
 	gone chan struct{} // closed when the lane is dropped
 
 	// owned by the reader
@@ -188,6 +189,7 @@ func (l *lane) readData(length int) error {
 	}
 	l.b.mu.Lock()
 	defer l.b.unlock()
+	s.carriedLocked(l)
 	s.receiveLocked(offset, buf, n)
 	l.tookLocked(headerSize + length)
 	return nil
@@ -379,15 +381,23 @@ func (l *lane) doubtLocked(now time.Time) time.Time {
 	}
 	l.suspect = true
 	l.b.cfg.Metrics.suspects.Inc()
-	records := l.sent.all()
-	for i := len(records) - 1; i >= 0; i-- {
-		if !records[i].gone {
-			records[i].gone = true
-			records[i].repeatLocked()
-		}
-	}
+	l.repeatLocked()
 	l.b.wakeAllLocked()
 	return time.Time{}
+}
+
+// repeatLocked has everything that the lane holds sent again by others, once.
+func (l *lane) repeatLocked() {
+	records := l.sent.all()
+	for i := len(records) - 1; i >= 0; i-- {
+		if r := &records[i]; !r.gone {
+			r.gone = true
+			r.repeatLocked()
+			if r.kind == kindData {
+				r.s.resumedLocked(l)
+			}
+		}
+	}
 }
 
 // busyLocked notes that the lane has something to answer for from now on.

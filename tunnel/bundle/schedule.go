@@ -71,6 +71,7 @@ func (b *Bundle) placeLocked(l *lane, c *chunk) {
 	if c.writing == 0 { // else a dead lane's writer is not back yet, and the header is there
 		putDataHeader(c.buf.block, c.s.id, c.off, c.n)
 	}
+	c.s.carriedLocked(l)
 	l.recordLocked(headroom+c.n, record{s: c.s, kind: kindData, c: c})
 	if c.n <= smallChunk {
 		l.out = append(l.out, c.buf.frame(c.n)...)

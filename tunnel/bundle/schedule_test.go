@@ -172,8 +172,10 @@ func TestFrozenLaneIsSuspect(t *testing.T) {
 			t.Errorf("the copy stood still for %v", gap)
 		}
 		bulk.freeze(false)
+		bulk.kill()
+		synctest.Wait()
 		c.job.CloseWrite()
-		if r := <-c.report; r.Err() != nil {
+		if r := <-c.report; r.Err() != nil || r.Lanes != 2 || r.Resumes == 0 {
 			t.Errorf("%+v", r)
 		}
 	})

@@ -20,6 +20,9 @@ type sending struct {
 // old in memory.
 const maxUnsent = 2 * maxChunk
 
+// stallTime is how long bytes wait for the far end before that is a stall.
+const stallTime = time.Second
+
 // chunk is what one read of the socket brought. It is kept until the far end
 // consumed it, and is sent again from here when its lane dies.
 type chunk struct {
@@ -62,6 +65,9 @@ func (s *Stream) push(buf *buffer, n int) bool {
 		return false
 	}
 	c := &chunk{s: s, off: s.send.off, n: n, buf: buf, unsent: true}
+	if s.send.acked == s.send.off {
+		s.moved = time.Now()
+	}
 	s.send.off += uint64(n)
 	s.send.kept.push(c)
 	s.send.unsent.push(c)
@@ -115,7 +121,6 @@ func (s *Stream) requeueLocked(c *chunk) {
 		return
 	}
 	c.unsent = true
-	s.resumes++
 	s.send.unsent.pushFront(c)
 	s.send.waiting += c.n
 	s.b.cfg.Metrics.repeated.Inc()
@@ -130,6 +135,11 @@ func (s *Stream) ackedLocked(consumed, credit uint64) error {
 	if consumed > s.send.acked {
 		s.b.unacked -= int64(consumed - s.send.acked)
 		s.send.acked = consumed
+		now := time.Now()
+		if now.Sub(s.moved) > stallTime {
+			s.stalls++
+		}
+		s.moved = now
 		for s.send.kept.len() > 0 {
 			c := *s.send.kept.front()
 			if c.off+uint64(c.n) > consumed {

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"math/bits"
 	"sync"
 	"time"
 )
@@ -30,6 +31,10 @@ type Stream struct {
 	refusal  string
 	finished time.Time
 	resumes  int
+	stalls   int
+	lanes    uint64    // a bit for each lane that carried its bytes, by the lane's number
+	current  uint64    // those of them whose loss would count
+	moved    time.Time // when an ACK last moved, or bytes were sent after all were consumed
 	send     sending
 	recv     receiving
 	cond     sync.Cond // the socket's reader waits for room
@@ -211,6 +216,21 @@ func (s *Stream) settleLocked() {
 	}
 }
 
+// carriedLocked notes that a lane carries bytes of the stream.
+func (s *Stream) carriedLocked(l *lane) {
+	s.lanes |= l.bit
+	s.current |= l.bit
+}
+
+// resumedLocked counts a lane that is lost to a stream which it carried, or
+// silent, once.
+func (s *Stream) resumedLocked(l *lane) {
+	if s.phase == phaseOpen && s.current&l.bit != 0 {
+		s.current &^= l.bit
+		s.resumes++
+	}
+}
+
 // Report says how a stream ended. Sent and Received are seen from this end:
 // Sent was read from the socket here and consumed by the far end's socket,
 // Received was written to the socket here; in bytes, with their CRC-32C.
@@ -218,7 +238,9 @@ type Report struct {
 	UUID                 [16]byte
 	Sent, Received       int64
 	SentCRC, ReceivedCRC uint32
-	Resumes              int  // times that bytes went out again because their lane died
+	Resumes              int  // lanes that carried its bytes and died, or stood still, before its end
+	Stalls               int  // times that bytes waited longer than a second for the far end
+	Lanes                int  // lanes that carried its bytes, either way; 64 for more
 	Reason               Code // CodeOK: both directions ended well
 	Remote               bool // the far end gave the reason
 	Start, End           time.Time
@@ -229,7 +251,7 @@ func (s *Stream) reportLocked() Report {
 		UUID: s.uuid,
 		Sent: int64(s.send.acked), SentCRC: s.send.crc,
 		Received: int64(s.recv.consumed), ReceivedCRC: s.recv.crc,
-		Resumes: s.resumes, Reason: s.reason, Remote: s.remote,
+		Resumes: s.resumes, Stalls: s.stalls, Lanes: bits.OnesCount64(s.lanes), Reason: s.reason, Remote: s.remote,
 		Start: s.born, End: s.finished,
 	}
 }
