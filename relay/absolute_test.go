@@ -10,7 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -32,7 +32,7 @@ func startHTTPStore(t testing.TB, serve func(conn *net.TCPConn, in *bufio.Reader
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	s := &httpStore{address: l.Addr().String(), ends: make(chan error, 100)}
+	s := &httpStore{address: l.Addr().String(), ends: make(chan error, 1000)}
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -245,12 +245,13 @@ func TestAbsoluteFormEnds(t *testing.T) {
 	half := content[:len(content)/2]
 	fin := func(conn *net.TCPConn) { _ = conn.CloseWrite() }
 	reset := func(conn *net.TCPConn) { _ = conn.SetLinger(0); _ = conn.Close() }
-	for _, test := range []struct {
+	type end struct {
 		name, head string
 		body       []byte
 		end        func(*net.TCPConn)
 		whole      bool
-	}{
+	}
+	tests := []end{
 		{"length", fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", len(content)), content, nil, true},
 		{"length, short", fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", len(content)), half, fin, false},
 		{"length, reset", fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", len(content)), half, reset, false},
@@ -261,33 +262,40 @@ func TestAbsoluteFormEnds(t *testing.T) {
 		{"until the end, reset", "HTTP/1.1 200 OK\r\n\r\n", content, reset, false},
 		{"1.0", "HTTP/1.0 200 OK\r\n\r\n", content, fin, true},
 		{"1.0, reset", "HTTP/1.0 200 OK\r\n\r\n", content, reset, false},
-	} {
+	}
+	store := startHTTPStore(t, func(conn *net.TCPConn, in *bufio.Reader) error {
+		r, err := http.ReadRequest(in)
+		if err != nil {
+			return err
+		}
+		i, err := strconv.Atoi(r.URL.Query().Get("y"))
+		if err != nil {
+			return err
+		}
+		test := tests[i]
+		_, _ = io.WriteString(conn, test.head)
+		_, _ = conn.Write(test.body)
+		if test.end != nil {
+			test.end(conn)
+		}
+		_, err = io.Copy(io.Discard, in)
+		return err
+	})
+	r := startRelay(t, 0)
+	token := r.serveAt(store.address)
+	for i, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			store := startHTTPStore(t, func(conn *net.TCPConn, in *bufio.Reader) error {
-				if _, err := http.ReadRequest(in); err != nil {
-					return err
-				}
-				_, _ = io.WriteString(conn, test.head)
-				_, _ = conn.Write(test.body)
-				if test.end != nil {
-					test.end(conn)
-				}
-				_, err := io.Copy(io.Discard, in)
-				return err
-			})
-			r := startRelay(t, 0)
-			token := r.serveAt(store.address)
 			for _, scheme := range proxies {
-				for _, line := range []string{get, strings.Replace(get, "1.1", "1.0", 1)} {
-					for range 4 {
+				for _, version := range []string{"1.1", "1.0"} {
+					for range 5 {
 						conn := r.proxy(scheme)
-						ask(conn, token, line, "\r\n")
-						body, err := readAnswer(conn, line == get)
+						ask(conn, token, fmt.Sprintf("GET http://echo.corp:0/x?y=%d HTTP/%s", i, version), "\r\n")
+						body, err := readAnswer(conn, version == "1.1")
 						if test.whole && (err != nil || !bytes.Equal(body, content)) {
-							t.Errorf("%s over %s: %d bytes of %d, %v", line, scheme, len(body), len(content), err)
+							t.Errorf("HTTP/%s over %s: %d bytes of %d, %v", version, scheme, len(body), len(content), err)
 						}
 						if !test.whole && err == nil {
-							t.Errorf("%s over %s: a clean end after %d bytes of %d", line, scheme, len(body), len(content))
+							t.Errorf("HTTP/%s over %s: a clean end after %d bytes of %d", version, scheme, len(body), len(content))
 						}
 						_ = conn.Close()
 					}
