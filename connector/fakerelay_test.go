@@ -24,6 +24,7 @@ import (
 // of, which does as it is told.
 type fakeRelay struct {
 	t       testing.TB
+	ahead   time.Duration // of its clock
 	ca      *certs.Authority
 	id      certs.Identity
 	holder  *certs.Holder
@@ -64,11 +65,12 @@ type relayOptions struct {
 	ca            *certs.Authority // nil: a new one
 	tlsAddr       string
 	quicAddr      string
+	ahead         time.Duration // of its clock
 }
 
 func startRelay(t testing.TB, opt relayOptions) *fakeRelay {
 	t.Helper()
-	now := time.Now()
+	now := time.Now().Add(opt.ahead)
 	if opt.ca == nil {
 		ca, err := certs.NewAuthority("0123456789abcdef0123456789abcdef", 1, now)
 		if err != nil {
@@ -77,7 +79,7 @@ func startRelay(t testing.TB, opt relayOptions) *fakeRelay {
 		opt.ca = ca
 	}
 	r := &fakeRelay{
-		t: t, ca: opt.ca, secret: certs.NewSecret(), life: 24 * time.Hour, live: make(map[*visit]bool),
+		t: t, ahead: opt.ahead, ca: opt.ca, secret: certs.NewSecret(), life: 24 * time.Hour, live: make(map[*visit]bool),
 		id:     certs.Identity{TrustDomain: opt.ca.TrustDomain(), Role: certs.RoleRelay, Name: "r1"},
 		holder: new(certs.Holder), visits: make(chan *visit, 64), beats: make(chan tunnel.Heartbeat, 64),
 	}
@@ -147,12 +149,15 @@ func (r *fakeRelay) issue(id certs.Identity, pub any, life time.Duration) (ed255
 		}
 		pub = key.Public()
 	}
-	der, err := r.ca.Issue(id, pub, time.Now(), life)
+	der, err := r.ca.Issue(id, pub, r.now(), life)
 	if err != nil {
 		r.t.Error(err)
 	}
 	return key, [][]byte{der, r.ca.Certificate().Raw}
 }
+
+// now is the relay's clock.
+func (r *fakeRelay) now() time.Time { return time.Now().Add(r.ahead) }
 
 func (r *fakeRelay) tls() *tls.Config {
 	return certs.ServerConfig(r.holder, func() *certs.Trust { return r.trust }, certs.ServerOptions{ALPN: []string{tunnel.ALPN}})
@@ -208,7 +213,7 @@ func (r *fakeRelay) serve(ctx context.Context, link tunnel.Link) {
 			}
 			return answer, nil
 		},
-		Handle: r.handle,
+		Handle: r.handle, Now: r.now,
 	})
 	if _, err := v.Start(ctx); err != nil {
 		return
@@ -369,12 +374,12 @@ func (r *fakeRelay) key() string {
 func (r *fakeRelay) grant(node certs.Identity, store string, change func(*grant.Grant)) string {
 	g := grant.Grant{
 		ID: uuid.NewString(), Tenant: node.Tenant, Gateway: node.Gateway, Node: node.String(), Store: store,
-		Job: "nightly", Run: "run-1", Ingress: r.id.String(), Expires: time.Now().Add(50 * time.Second),
+		Job: "nightly", Run: "run-1", Ingress: r.id.String(), Expires: r.now().Add(50 * time.Second),
 	}
 	if change != nil {
 		change(&g)
 	}
-	token, err := r.signer.Sign(g)
+	token, err := r.signer.Sign(g, r.now())
 	if err != nil {
 		r.t.Fatal(err)
 	}

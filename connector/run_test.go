@@ -94,7 +94,9 @@ func runConfig(t *testing.T, cfg Config) *process {
 	}
 	cfg.Software, cfg.Ready = "ebbgate/test", func(r Ready) { p.ready <- r }
 	cfg.Environment = func(string) string { return "" }
-	cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level}))
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level}))
+	}
 	c, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -265,7 +265,7 @@ func (d *dialer) sign(n *node, job jobKey, store, run string, ingress certs.Iden
 	token, err = d.r.self.signer().Sign(grant.Grant{
 		ID: uuid.NewString(), Tenant: n.key.tenant, Gateway: n.key.gateway, Node: n.identity.String(), Store: store,
 		Job: job.job, Run: run, Ingress: ingress.String(), Expires: expires,
-	})
+	}, now)
 	if err != nil {
 		return "", time.Time{}, failure("internal", "relay", "look at the relay's log", "the relay could not sign a grant: %v", err)
 	}

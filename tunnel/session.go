@@ -42,6 +42,8 @@ type SessionConfig struct {
 	// Lane takes a lane that the peer opened, in a goroutine of its own; the
 	// stream is Lane's. nil refuses lanes.
 	Lane func(ctx context.Context, s *Session, join Join, stream Stream)
+	// Now is the clock that hello tells the peer; nil: time.Now.
+	Now func() time.Time
 	// KeepAlive is the time between pings; 0: 15 s. Three missed ones end the
 	// session.
 	KeepAlive time.Duration
@@ -79,6 +81,9 @@ func NewSession(link Link, cfg SessionConfig) *Session {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	cfg.Hello.Version = protocolVersion
 	return &Session{link: link, cfg: cfg, pending: make(map[uint64]chan envelope)}
@@ -175,7 +180,7 @@ func (s *Session) linger(ctx context.Context) {
 }
 
 func (s *Session) ownHello(h Hello) Hello {
-	h.Version, h.Time = protocolVersion, time.Now().UTC()
+	h.Version, h.Time = protocolVersion, s.cfg.Now().UTC()
 	return h
 }
 

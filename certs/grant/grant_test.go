@@ -104,7 +104,7 @@ func TestVerify(t *testing.T) {
 			if test.change != nil {
 				test.change(&g)
 			}
-			token, err := signerOf(t, test.ca, test.signer).Sign(g)
+			token, err := signerOf(t, test.ca, test.signer).Sign(g, time.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -127,7 +127,7 @@ func TestVerify(t *testing.T) {
 
 func TestCachedGrantExpires(t *testing.T) {
 	ca, v := setup(t)
-	token, _ := signerOf(t, ca, relay).Sign(good())
+	token, _ := signerOf(t, ca, relay).Sign(good(), time.Now())
 	if _, err := v.Verify(token, relay, time.Now()); err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func TestSignerRefusesLongLives(t *testing.T) {
 	ca, _ := setup(t)
 	g := good()
 	g.Expires = time.Now().Add(time.Hour)
-	if _, err := signerOf(t, ca, relay).Sign(g); err == nil {
+	if _, err := signerOf(t, ca, relay).Sign(g, time.Now()); err == nil {
 		t.Error("signed for an hour")
 	}
 }
@@ -211,7 +211,7 @@ func TestForgedGrants(t *testing.T) {
 
 func TestAlgorithms(t *testing.T) {
 	ca, v := setup(t)
-	text, err := signerOf(t, ca, relay).Sign(good())
+	text, err := signerOf(t, ca, relay).Sign(good(), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,7 @@ func TestIngressIsComparedWhole(t *testing.T) {
 	ca, v := setup(t)
 	g := good()
 	g.Ingress = job.String()
-	token, _ := signerOf(t, ca, relay).Sign(g)
+	token, _ := signerOf(t, ca, relay).Sign(g, time.Now())
 	for _, change := range []func(*certs.Identity){
 		func(i *certs.Identity) { i.Tenant = "evil" },
 		func(i *certs.Identity) { i.TrustDomain = "evil" },
@@ -279,7 +279,7 @@ func TestVerifiedOnceAndBounded(t *testing.T) {
 	asked := 0
 	v := NewVerifier(node, func() *certs.Trust { asked++; return checked.trust() })
 	s := signerOf(t, ca, relay)
-	token, _ := s.Sign(good())
+	token, _ := s.Sign(good(), time.Now())
 	for range 5 {
 		if _, err := v.Verify(token, relay, time.Now()); err != nil {
 			t.Fatal(err)
@@ -296,7 +296,7 @@ func TestVerifiedOnceAndBounded(t *testing.T) {
 	}
 	g := good()
 	g.ID = "fresh"
-	token, _ = s.Sign(g)
+	token, _ = s.Sign(g, time.Now())
 	asked = 0
 	for range 3 {
 		_, _ = v.Verify(token, relay, time.Now())
@@ -334,7 +334,7 @@ func TestSignNothingThatIsRefused(t *testing.T) {
 	} {
 		g := good()
 		change(&g)
-		token, err := s.Sign(g)
+		token, err := s.Sign(g, time.Now())
 		if err != nil {
 			continue
 		}
@@ -346,7 +346,7 @@ func TestSignNothingThatIsRefused(t *testing.T) {
 
 func FuzzVerify(f *testing.F) {
 	ca, v := setup(f)
-	token, _ := signerOf(f, ca, relay).Sign(good())
+	token, _ := signerOf(f, ca, relay).Sign(good(), time.Now())
 	f.Add(token)
 	parts := strings.Split(token, ".")
 	for _, seed := range []string{"", "..", "a.b.c", parts[0] + "..", parts[0] + "." + parts[1] + ".", "e30.e30.e30", "bnVsbA.bnVsbA.", token[:200]} {
@@ -364,7 +364,7 @@ func FuzzVerify(f *testing.F) {
 // No other text than the signer's is accepted, and none for another ingress.
 func FuzzVerifyEdited(f *testing.F) {
 	ca, v := setup(f)
-	token, _ := signerOf(f, ca, relay).Sign(good())
+	token, _ := signerOf(f, ca, relay).Sign(good(), time.Now())
 	now := time.Now()
 	f.Fuzz(func(t *testing.T, script []byte) {
 		b := []byte(token)
@@ -398,14 +398,14 @@ func BenchmarkSign(b *testing.B) {
 	ca, _ := setup(b)
 	s, g := signerOf(b, ca, relay), good()
 	for b.Loop() {
-		_, _ = s.Sign(g)
+		_, _ = s.Sign(g, time.Now())
 	}
 }
 
 // A warm dial: the grant was verified before.
 func BenchmarkVerifyAgain(b *testing.B) {
 	ca, v := setup(b)
-	token, _ := signerOf(b, ca, relay).Sign(good())
+	token, _ := signerOf(b, ca, relay).Sign(good(), time.Now())
 	for b.Loop() {
 		if _, err := v.Verify(token, relay, time.Now()); err != nil {
 			b.Fatal(err)
@@ -415,7 +415,7 @@ func BenchmarkVerifyAgain(b *testing.B) {
 
 func BenchmarkVerify(b *testing.B) {
 	ca, v := setup(b)
-	token, _ := signerOf(b, ca, relay).Sign(good())
+	token, _ := signerOf(b, ca, relay).Sign(good(), time.Now())
 	for b.Loop() {
 		clear(v.cached)
 		if _, err := v.Verify(token, relay, time.Now()); err != nil {
