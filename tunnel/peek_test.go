@@ -133,12 +133,19 @@ func TestClientLane(t *testing.T) {
 		{"EBBLANE " + testLaneToken, "", ""},
 	} {
 		a, b := net.Pipe()
-		go func() { _, _ = a.Write([]byte(test.sent)); _ = a.Close() }()
+		taken := make(chan struct{}) // a pipe whose far end is closed takes no deadlines
+		go func() { _, _ = a.Write([]byte(test.sent)); <-taken; _ = a.Close() }()
 		_, peeked, err := Peek(b, 10*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
+		if test.token == "" {
+			close(taken) // nothing more comes
+		}
 		token, err := peeked.ClientLane(10 * time.Second)
+		if test.token != "" {
+			close(taken)
+		}
 		if token != test.token || (err == nil) != (test.token != "") {
 			t.Errorf("%q: token %q, %v", test.sent, token, err)
 		}
