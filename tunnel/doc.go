@@ -11,7 +11,8 @@
 // The side that dials (connector, client) makes links with a [Dialer] and keeps
 // a session up with a [Keeper]. The relay looks at the first bytes of each TCP
 // connection with [Peek] and turns sessions' connections into links with
-// [ServeTLS], and those of QUIC with [ListenQUIC]. Both sides then run
+// [ServeTLS], also those that its site made of an upgrade with
+// [AcceptWebSocket], and those of QUIC with [ListenQUIC]. Both sides then run
 // [NewSession], [Session.Start], [Session.Run]. Newcomers without a certificate
 // use [Enrol]; the relay answers with [ServeEnrol].
 //
