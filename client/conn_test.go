@@ -138,6 +138,34 @@ func TestConnCopiesBothWays(t *testing.T) {
 	}
 }
 
+// A connection outlives the sessions that it travels on, and loses no byte.
+func TestConnOutlivesItsSessions(t *testing.T) {
+	r := startRelay(t, echoStore(t))
+	d := testDialer(t, r)
+	d.ResumeGrace = time.Minute
+	c := d.mustOpen(t, "corp/erp-sql")
+	sent, got := make([]byte, 200_000), make([]byte, 200_000)
+	for range 4 {
+		rand.Read(sent)
+		if _, err := c.Write(sent); err != nil {
+			t.Fatal(err)
+		}
+		r.drop("bulk")
+		r.drop("client")
+		if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, sent) {
+			t.Fatalf("%v; the same bytes: %v", err, bytes.Equal(got, sent))
+		}
+	}
+	c.CloseWrite()
+	if _, err := c.Read(got); err != io.EOF {
+		t.Errorf("at the end: %v", err)
+	}
+	<-c.Done()
+	if r := c.Report(); r.Reason != ReasonOK || r.BytesRead != 4*int64(len(sent)) || r.ReadCRC32C != r.WriteCRC32C {
+		t.Errorf("%+v", r)
+	}
+}
+
 func hex32(n uint32) string { return fmt.Sprintf("%08x", n) }
 
 func TestConnReportsWhileItIsOpen(t *testing.T) {
