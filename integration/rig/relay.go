@@ -2,6 +2,7 @@ package rig
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -44,18 +45,45 @@ type Relay struct {
 	Address string `json:"-"`
 }
 
+// attempts bounds how often a relay is started on other ports, because somebody took one that was free.
+const attempts = 10
+
 // StartRelay starts a relay and waits until it serves. Where the directory holds no state yet, it makes it.
 func StartRelay(ctx context.Context, p Program, o RelayOptions) (*Relay, error) {
 	r := &Relay{Program: p, Dir: o.Dir, Config: filepath.Join(o.Dir, "relay.yaml"), flags: o.Flags}
+	hostname := or(o.Hostname, "127.0.0.1")
+	for attempt := 1; ; attempt++ {
+		if err := o.configure(r.Config, hostname); err != nil {
+			return nil, err
+		}
+		err := r.Restart(ctx)
+		if err == nil {
+			break
+		}
+		var e *CommandError
+		if !errors.As(err, &e) || e.Code != "listen-failed" || attempt == attempts {
+			return nil, err
+		}
+	}
+	_, port, err := net.SplitHostPort(r.TLS)
+	if err != nil {
+		r.Kill()
+		return nil, fmt.Errorf("rig: ready line of the relay: %w", err)
+	}
+	r.Address = net.JoinHostPort(hostname, port)
+	return r, nil
+}
+
+// configure writes the relay's configuration.
+func (o RelayOptions) configure(path, hostname string) error {
 	listen, err := o.listen(o.Listen)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	plain, err := o.listen(o.HTTP)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	hostname := or(o.Hostname, "127.0.0.1")
 	config := map[string]any{
 		"hostname": hostname,
 		"listen":   map[string]any{"tls": listen, "quic": listen, "http": plain},
@@ -65,19 +93,7 @@ func StartRelay(ctx context.Context, p Program, o RelayOptions) (*Relay, error) 
 	for k, v := range o.Config {
 		config[k] = v
 	}
-	if err := writeYAML(r.Config, config); err != nil {
-		return nil, err
-	}
-	if err := r.Restart(ctx); err != nil {
-		return nil, err
-	}
-	_, port, err := net.SplitHostPort(r.TLS)
-	if err != nil {
-		r.Kill()
-		return nil, fmt.Errorf("rig: ready line of the relay: %w", err)
-	}
-	r.Address = net.JoinHostPort(hostname, port)
-	return r, nil
+	return writeYAML(path, config)
 }
 
 // listen finds a number that is free for TCP and for UDP, where none is given.
