@@ -96,6 +96,20 @@ func tcpOf(conn net.Conn) *net.TCPConn {
 	}
 }
 
+// Write writes the records of p together: crypto/tls alone makes a system call for
+// each 16 KiB. Like any connection, this one has one writer at a time.
+func (s *secureSocket) Write(p []byte) (int, error) {
+	if len(p) <= maxRecord {
+		return s.Conn.Write(p)
+	}
+	s.below.gather()
+	n, err := s.Conn.Write(p)
+	return n, errors.Join(err, s.below.flush())
+}
+
+// maxRecord is how much one record of TLS holds (RFC 8446 §5.1).
+const maxRecord = 16 << 10
+
 // CloseWrite sends a close_notify. crypto/tls gives it 5 s; a job that reads its
 // last bytes more slowly has as long as it needs.
 func (s *secureSocket) CloseWrite() error {
@@ -123,6 +137,54 @@ type underTLS struct {
 	net.Conn
 	tcp     *net.TCPConn
 	patient atomic.Bool // crypto/tls' deadline for its last alert does not count
+
+	mu sync.Mutex
+	// guarded by mu
+	out *[]byte // records that wait for flush; nil: they are written at once
+}
+
+// records are buffers for what is written together.
+var records = sync.Pool{New: func() any { b := make([]byte, 0, 288<<10); return &b }}
+
+func (u *underTLS) gather() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.out = records.Get().(*[]byte)
+}
+
+// Write is crypto/tls'.
+func (u *underTLS) Write(p []byte) (int, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.out == nil || len(*u.out)+len(p) > cap(*u.out) {
+		if err := u.writeOutLocked(); err != nil {
+			return 0, err
+		}
+		if u.out == nil || len(p) > cap(*u.out) {
+			return u.Conn.Write(p)
+		}
+	}
+	*u.out = append(*u.out, p...)
+	return len(p), nil
+}
+
+// flush writes what was gathered.
+func (u *underTLS) flush() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	err := u.writeOutLocked()
+	records.Put(u.out)
+	u.out = nil
+	return err
+}
+
+func (u *underTLS) writeOutLocked() error {
+	if u.out == nil || len(*u.out) == 0 {
+		return nil
+	}
+	_, err := u.Conn.Write(*u.out)
+	*u.out = (*u.out)[:0]
+	return err
 }
 
 // errBareEnd is a FIN without a close_notify before it: anybody on the way can

@@ -31,7 +31,7 @@ func (c *recordingConn) SetWriteDeadline(t time.Time) error {
 }
 
 // securePair is a job's connection over TLS, at the ingress and at the job.
-func securePair(t *testing.T) (in *secureSocket, below *recordingConn, job *tls.Conn, raw *net.TCPConn) {
+func securePair(t testing.TB) (in *secureSocket, below *recordingConn, job *tls.Conn, raw *net.TCPConn) {
 	t.Helper()
 	ca, err := certs.NewAuthority("test", 1, time.Now())
 	if err != nil {
@@ -118,4 +118,16 @@ func TestSecureEnds(t *testing.T) {
 			}
 		}
 	})
+}
+
+func BenchmarkSecureWrite(b *testing.B) {
+	in, _, job, _ := securePair(b)
+	go func() { _, _ = io.Copy(io.Discard, job) }()
+	chunk := make([]byte, 256<<10)
+	b.SetBytes(int64(len(chunk)))
+	for b.Loop() {
+		if _, err := in.Write(chunk); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
