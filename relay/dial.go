@@ -162,7 +162,7 @@ func (d *dialer) find(job jobKey, gateway, store string, port int, preferred nod
 		return nil, failure("revoked", "relay", "create the job again", "job %s was revoked", job.job)
 	}
 	if !record.Allows(gateway, store) {
-		return nil, failure("job-not-allowed", "relay", fmt.Sprintf("allow it when the job is created: ebbgate job create NAME --allow %s/%s", gateway, store), "job %s may not dial %s/%s", job.job, gateway, store)
+		return nil, failure("job-not-allowed", "relay", fmt.Sprintf("allow it when the job is created: ebbgate job create NAME --allow %s/%s; hosts that are not stores are not reached here, name them in NO_PROXY", gateway, store), "job %s may not dial %s/%s", job.job, gateway, store)
 	}
 	if _, err := d.r.state.Gateway(job.tenant, gateway); err != nil {
 		return nil, failure("gateway-unknown", "gateway", "ebbgate gateway list shows the gateways", "there is no gateway %s", gateway)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/ebbgate/ebbgate/integration/proc"
@@ -20,10 +21,28 @@ import (
 func startRedis(ctx context.Context, t *testing.T, addr, dir string) *daemon {
 	t.Helper()
 	host, port, _ := strings.Cut(addr, ":")
-	return startDaemon(ctx, t, addr, proc.Spec{Path: "redis-server", Args: []string{
-		"--bind", host, "--port", port, "--dir", dir, "--dbfilename", "backup.rdb", "--save", "", "--appendonly", "no",
-		"--repl-diskless-sync-delay", "0", "--rdbcompression", "no", "--enable-debug-command", "yes",
-	}})
+	loaded := make(chan struct{}) // it answers some commands, debug digest among them, while it still loads
+	ready := sync.OnceFunc(func() { close(loaded) })
+	d := startDaemon(ctx, t, addr, proc.Spec{
+		Path: "redis-server",
+		Args: []string{
+			"--bind", host, "--port", port, "--dir", dir, "--dbfilename", "backup.rdb", "--save", "", "--appendonly", "no",
+			"--repl-diskless-sync-delay", "0", "--rdbcompression", "no", "--enable-debug-command", "yes",
+		},
+		Lines: func(line string) {
+			if strings.HasSuffix(line, "Ready to accept connections") {
+				ready()
+			}
+		},
+	})
+	select {
+	case <-loaded:
+	case <-d.Done():
+		t.Fatal(d.Failure("ended before it was ready"))
+	case <-ctx.Done():
+		t.Fatal(d.Failure("is not ready"))
+	}
+	return d
 }
 
 var hex40 = regexp.MustCompile(`[0-9a-f]{40}`)
