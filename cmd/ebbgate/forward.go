@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"net"
 	"sync"
 
@@ -54,12 +54,10 @@ end.`,
 		stop := while(cmd.Context(), func(ctx context.Context) { live(ctx, m) })
 		summary, err := runForwarder(cmd.Context(), forwarder, ln)
 		stop()
-		if err != nil {
+		if err != nil && summary.Streams == 0 {
 			return err
 		}
-		return a.print(summary, func() string {
-			return fmt.Sprintf("%d streams, %d failed; %d bytes read from %s, %d written; %.1f s", summary.Streams, summary.Failed, summary.BytesRead, target, summary.BytesWritten, summary.Seconds)
-		})
+		return errors.Join(err, a.print(summary, func() string { return streamsText(summary) }))
 	}
 	return cmd
 }
