@@ -197,11 +197,7 @@ func (s *Session) readHello() error {
 		if !s.cfg.Initiator { // whose codes would be the peer's invention
 			return Errorf("protocol-violation", "relay", "use the same version at both ends", "an error instead of hello")
 		}
-		refused := new(Error)
-		if err := json.Unmarshal(e.Body, refused); err != nil {
-			return fmt.Errorf("tunnel: hello: %w", err)
-		}
-		return refused
+		return peerError(TypeHello, e.Body)
 	case TypeHello:
 	default:
 		return Errorf("protocol-violation", "relay", "use the same version at both ends", "%.40q instead of hello", e.Type)
@@ -311,7 +307,7 @@ func unknownType(typ string) error {
 // where they are unknown.
 func (s *Session) reply(e envelope, answer any, err error) {
 	if err != nil {
-		s.cfg.Logger.Debug("message refused", "type", e.Type, "error", err)
+		s.cfg.Logger.Debug("message refused", "type", printable(e.Type, maxPeerName), "error", err)
 		_ = s.send(envelope{Type: TypeError, Re: e.ID}, wireError(err))
 		return
 	}
@@ -405,11 +401,7 @@ func (s *Session) Call(ctx context.Context, typ string, body, answer any) error 
 
 func decodeAnswer(typ string, e envelope, answer any) error {
 	if e.Type == TypeError {
-		refused := new(Error)
-		if err := json.Unmarshal(e.Body, refused); err != nil {
-			return fmt.Errorf("tunnel: %s: %w", typ, err)
-		}
-		return refused
+		return peerError(typ, e.Body)
 	}
 	if answer == nil {
 		return nil
