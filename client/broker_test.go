@@ -103,6 +103,8 @@ func (n *testNode) cut() {
 	n.lanes = nil
 }
 
+func (b *testBroker) direct() bool { return false }
+
 func (b *testBroker) laneTokens(_ context.Context, node string, n int) ([]string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -139,7 +141,7 @@ func (b *testBroker) grant(_ context.Context, t Target, node string, lanes int) 
 	}, nil
 }
 
-func (b *testBroker) lane(ctx context.Context, node, token string, express bool) (net.Conn, bundle.LaneInfo, error) {
+func (b *testBroker) lane(ctx context.Context, node, token string, class int) (net.Conn, bundle.LaneInfo, error) {
 	b.mu.Lock()
 	n := b.nodes[node]
 	i := slices.Index(b.tokens, token)

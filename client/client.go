@@ -97,7 +97,7 @@ type Client struct {
 	memory      carrierMemory
 	holder      certs.Holder
 	sessions    *sessions
-	direct      directLanes
+	directLanes directLanes
 	pool        *pool
 	ready       sync.Once
 

@@ -27,15 +27,16 @@ type bundleSlot struct {
 
 	// guarded by the pool's mu
 	current  *bundle.Bundle
-	lanes    [2]net.Conn // by class; nil: missing
+	lanes    [3]net.Conn // by class; nil: missing
 	adding   bool        // the second lane is to be made
 	resuming bool        // lanes that were lost are being made again
 }
 
-// Classes of lanes.
+// Classes of lanes, in the order in which they are made.
 const (
-	classExpress = 0
-	classBulk    = 1
+	classExpress = iota // a session lane for small frames: there at once
+	classBulk           // for bulk: a connection of its own, else a session lane
+	classDirect         // a connection of its own for small frames
 )
 
 // errNoToken is a grant without a token that could open a lane.
@@ -112,11 +113,11 @@ func (p *pool) connect(ctx context.Context, slot *bundleSlot, g *grant) (*bundle
 func (p *pool) addLane(ctx context.Context, slot *bundleSlot, b *bundle.Bundle, token string, class int) error {
 	ctx, cancel := context.WithTimeout(ctx, laneTime)
 	defer cancel()
-	conn, info, err := p.broker.lane(ctx, slot.node, token, class == classExpress)
+	conn, info, err := p.broker.lane(ctx, slot.node, token, class)
 	if err != nil {
 		return err
 	}
-	info.Express = class == classExpress
+	info.Express = class != classBulk
 	lane := &pooledLane{Conn: conn}
 	lane.gone = func() { p.laneGone(slot, class, lane) }
 	p.mu.Lock()
@@ -193,7 +194,7 @@ func (p *pool) resumable(slot *bundleSlot) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b := slot.current
-	if p.closed || len(slot.missingLocked()) == 0 || b == nil || b.Err() != nil || b.Streams() == 0 && b.Lanes() == 0 {
+	if p.closed || len(p.missingLocked(slot)) == 0 || b == nil || b.Err() != nil || b.Streams() == 0 && b.Lanes() == 0 {
 		slot.resuming = false
 		return false
 	}
@@ -211,7 +212,7 @@ func (p *pool) resumeOnce(slot *bundleSlot) error {
 	}
 	defer func() { <-slot.turn }()
 	p.mu.Lock()
-	b, missing := slot.current, slot.missingLocked()
+	b, missing := slot.current, p.missingLocked(slot)
 	p.mu.Unlock()
 	tokens, err := p.broker.laneTokens(ctx, slot.node, len(missing))
 	if err != nil {
@@ -225,10 +226,10 @@ func (p *pool) resumeOnce(slot *bundleSlot) error {
 	return nil
 }
 
-// missingLocked are the classes of which there is no lane.
-func (s *bundleSlot) missingLocked() (classes []int) {
+// missingLocked are the classes of which there is no lane and one can be made.
+func (p *pool) missingLocked(s *bundleSlot) (classes []int) {
 	for class, lane := range s.lanes {
-		if lane == nil {
+		if lane == nil && (class != classDirect || p.broker.direct()) {
 			classes = append(classes, class)
 		}
 	}
@@ -238,7 +239,7 @@ func (s *bundleSlot) missingLocked() (classes []int) {
 // thickenLocked starts the making of a lane that is missing, where g has a token
 // for it. Without the lane streams are slower to one another, and work.
 func (p *pool) thickenLocked(slot *bundleSlot, g *grant) {
-	if len(slot.missingLocked()) == 0 || slot.adding || p.closed {
+	if len(p.missingLocked(slot)) == 0 || slot.adding || p.closed {
 		return
 	}
 	token := g.tokenLocked()
@@ -263,13 +264,16 @@ func (p *pool) thicken(slot *bundleSlot, token string) {
 	}
 	defer func() { <-slot.turn }()
 	p.mu.Lock()
-	b, missing := slot.current, slot.missingLocked()
+	b, missing := slot.current, p.missingLocked(slot)
 	p.mu.Unlock()
 	if len(missing) == 0 { // somebody else made it meanwhile
 		return
 	}
-	if err := p.addLane(p.ctx, slot, b, token, missing[0]); err != nil {
-		p.logger.Debug("no second lane", "node", slot.node, "error", err)
+	err := p.addLane(p.ctx, slot, b, token, missing[0])
+	if err != nil {
+		p.logger.Debug("no other lane", "node", slot.node, "error", err)
+	}
+	if err != nil || len(missing) > 1 {
 		p.mu.Lock()
 		p.resumeLocked(slot)
 		p.mu.Unlock()

@@ -38,11 +38,13 @@ type broker interface {
 	// grant asks the relay for the permission to dial a target, best by a node
 	// that is known already (or ""), with tokens for so many lanes.
 	grant(ctx context.Context, t Target, node string, lanes int) (*grant, error)
+	// direct tells whether direct lanes are worth trying now.
+	direct() bool
 	// laneTokens asks the relay for tokens for so many lanes to a node that there is a
 	// bundle with.
 	laneTokens(ctx context.Context, node string, n int) ([]string, error)
-	// lane opens a lane to a node over a session; both ends are verified.
-	lane(ctx context.Context, node, token string, express bool) (net.Conn, bundle.LaneInfo, error)
+	// lane opens a lane of a class to a node; both ends are verified.
+	lane(ctx context.Context, node, token string, class int) (net.Conn, bundle.LaneInfo, error)
 }
 
 // errNoSession is a broker whose session went away; another one will come.
@@ -290,7 +292,7 @@ func (p *pool) wantedLocked(old, spent *grant) (node string, lanes int) {
 	if slot == nil || !usable(slot.current) || spent != nil && spent.unwelcome {
 		return "", len(bundleSlot{}.lanes)
 	}
-	return old.node, len(slot.missingLocked())
+	return old.node, len(p.missingLocked(slot))
 }
 
 // refresh replaces a grant that is about to end. Where that fails, the next dial

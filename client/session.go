@@ -366,9 +366,9 @@ func (c *Client) laneTokens(ctx context.Context, node string, n int) ([]string, 
 	return answer.Tokens, nil
 }
 
-// lane implements broker. A lane for bulk is a connection of its own where that
-// is possible.
-func (c *Client) lane(ctx context.Context, node, token string, express bool) (net.Conn, bundle.LaneInfo, error) {
+// lane implements broker.
+func (c *Client) lane(ctx context.Context, node, token string, class int) (net.Conn, bundle.LaneInfo, error) {
+	express := class != classBulk
 	s, err := c.sessions.forLane(ctx, express)
 	if err != nil {
 		return nil, bundle.LaneInfo{}, err
@@ -387,10 +387,10 @@ func (c *Client) lane(ctx context.Context, node, token string, express bool) (ne
 		},
 	})
 	var lane *tunnel.LaneConn
-	if info.Direct = !express && c.direct.allowed(); info.Direct {
-		lane, err = c.dialer(nil).ClientLane(ctx, s.Link().Carrier(), token, config)
-		if pause := c.direct.tried(err); pause > 0 {
-			c.log.Info("no direct lane: bulk stays on the session's", append([]any{"again_in", pause.String()}, attributes(err)...)...)
+	if info.Direct = class == classDirect || class == classBulk && c.direct(); info.Direct {
+		lane, err = c.dialer(nil).ClientLane(ctx, s.Link().Carrier(), token, express, config)
+		if pause := c.directLanes.tried(err); pause > 0 {
+			c.log.Info("no direct lane: streams stay on the session's", append([]any{"again_in", pause.String()}, attributes(err)...)...)
 		}
 	} else {
 		lane, err = c.sessionLane(ctx, s, tunnel.Join{Token: token, Ingress: info.Local, Node: node, Express: express}, config)
@@ -404,6 +404,9 @@ func (c *Client) lane(ctx context.Context, node, token string, express bool) (ne
 	}
 	return lane, info, nil
 }
+
+// direct implements broker.
+func (c *Client) direct() bool { return c.directLanes.allowed() }
 
 // sessionLane makes a lane of a stream of a session, which the relay joins to one
 // of the node, with TLS between the two ends inside. The client is its server.

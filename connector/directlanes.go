@@ -82,7 +82,7 @@ func (r *running) openLane(ctx context.Context, s *tunnel.Session, m tunnel.Open
 		return sessionError(err)
 	}
 	info := bundle.LaneInfo{
-		Carrier: string(s.Link().Carrier()), Local: r.id.name.String(), Peer: ingress.String(), Express: m.Express, Direct: !m.Express,
+		Carrier: string(s.Link().Carrier()), Local: r.id.name.String(), Peer: ingress.String(), Express: m.Express, Direct: true,
 	}
 	if info.Exporter, err = lane.Exporter(); err != nil {
 		_ = lane.Close()

@@ -43,7 +43,7 @@ func (r *Relay) clientLane(ctx context.Context, conn *tunnel.Peeked, proved func
 }
 
 func (r *Relay) tryClientLane(ctx context.Context, conn *tunnel.Peeked, proved func()) error {
-	token, err := conn.ClientLane(firstBytes)
+	token, express, err := conn.ClientLane(firstBytes)
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func (r *Relay) tryClientLane(ctx context.Context, conn *tunnel.Peeked, proved f
 	if n == nil {
 		return failure("no-node-online", "node", "ask for a new grant", "node %s is gone", held.node.node)
 	}
-	far, err := r.askForLane(ctx, n, held.ingress, &r.sessions)
+	far, err := r.askForLane(ctx, n, held.ingress, express, &r.sessions)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (r *Relay) tryClientLane(ctx context.Context, conn *tunnel.Peeked, proved f
 // askForLane asks a node for a direct lane to an ingress, and gives the node's
 // half of it: a connection whose ClientHello is still to be read. The caller runs
 // under tasks, which waits for what is left to be heard.
-func (r *Relay) askForLane(ctx context.Context, n *node, ingress certs.Identity, tasks *sync.WaitGroup) (*tunnel.Peeked, error) {
+func (r *Relay) askForLane(ctx context.Context, n *node, ingress certs.Identity, express bool, tasks *sync.WaitGroup) (*tunnel.Peeked, error) {
 	session := n.session(true)
 	if session == nil {
 		return nil, failure("no-node-online", "node", "ask for a new grant", "node %s is gone", n.key.node)
@@ -87,7 +87,7 @@ func (r *Relay) askForLane(ctx context.Context, n *node, ingress certs.Identity,
 	tasks.Go(func() { // the node answers once both ends have shaken hands
 		answering, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*directTime)
 		defer cancel()
-		answer <- session.Call(answering, tunnel.TypeOpenLane, tunnel.OpenLane{Token: token, Ingress: ingress.String()}, nil)
+		answer <- session.Call(answering, tunnel.TypeOpenLane, tunnel.OpenLane{Token: token, Ingress: ingress.String(), Express: express}, nil)
 	})
 	for {
 		select {
@@ -177,8 +177,8 @@ func (s *splices) cut(job jobKey) {
 	}
 }
 
-// keepDirectLanes gives the relay's own bundle to a node a direct lane when bulk
-// wants one, until the bundle is over.
+// keepDirectLanes gives the relay's own bundle to a node the direct lanes that it
+// wants, until the bundle is over.
 func (r *Relay) keepDirectLanes(n *node, own *bundle.Bundle) {
 	pause := directFirst
 	for {
@@ -187,7 +187,7 @@ func (r *Relay) keepDirectLanes(n *node, own *bundle.Bundle) {
 			return
 		case <-own.Wanting():
 		}
-		err := r.openDirectLane(n, own)
+		err := r.openDirectLanes(n, own)
 		if err == nil {
 			pause = directFirst
 			continue
@@ -195,7 +195,7 @@ func (r *Relay) keepDirectLanes(n *node, own *bundle.Bundle) {
 		if own.Err() != nil {
 			return
 		}
-		r.log.Info("no direct lane: bulk stays on the session's", "node", n.identity.String(), "again_in", pause, "error", err)
+		r.log.Info("no direct lane: streams stay on the session's", "node", n.identity.String(), "again_in", pause, "error", err)
 		timer := time.NewTimer(pause)
 		select {
 		case <-own.Done():
@@ -206,8 +206,22 @@ func (r *Relay) keepDirectLanes(n *node, own *bundle.Bundle) {
 	}
 }
 
+// openDirectLanes makes those that are wanted.
+func (r *Relay) openDirectLanes(n *node, own *bundle.Bundle) error {
+	express, bulk := own.Wanted()
+	if express {
+		if err := r.openDirectLane(n, own, true); err != nil {
+			return err
+		}
+	}
+	if bulk {
+		return r.openDirectLane(n, own, false)
+	}
+	return nil
+}
+
 // openDirectLane makes one and joins it.
-func (r *Relay) openDirectLane(n *node, own *bundle.Bundle) error {
+func (r *Relay) openDirectLane(n *node, own *bundle.Bundle, express bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*directTime)
 	var watching sync.WaitGroup
 	watching.Go(func() {
@@ -219,7 +233,7 @@ func (r *Relay) openDirectLane(n *node, own *bundle.Bundle) error {
 	})
 	defer watching.Wait()
 	defer cancel()
-	conn, err := r.askForLane(ctx, n, r.name, &r.registry.ending)
+	conn, err := r.askForLane(ctx, n, r.name, express, &r.registry.ending)
 	if err != nil {
 		return err
 	}
@@ -233,6 +247,6 @@ func (r *Relay) openDirectLane(n *node, own *bundle.Bundle) error {
 		return fmt.Errorf("relay: direct lane of %s: %w", n.key.node, err)
 	}
 	return own.Join(ctx, lane, bundle.LaneInfo{
-		Carrier: "tls", Local: r.name.String(), Peer: n.identity.String(), Exporter: exporter, Direct: true,
+		Carrier: "tls", Local: r.name.String(), Peer: n.identity.String(), Exporter: exporter, Express: express, Direct: true,
 	})
 }

@@ -75,24 +75,32 @@ type Peeked struct {
 // tokenSize is the length of a lane's token: 128 bits in hex.
 const tokenSize = 32
 
-// ClientLane takes the line with which a KindClientLane begins, within timeout,
-// and gives its token. What follows the line is left.
-func (c *Peeked) ClientLane(timeout time.Duration) (token string, err error) {
+// ClientLane takes the line with which a KindClientLane begins, within timeout:
+// its token, and whether it is for small frames. What follows the line is left.
+func (c *Peeked) ClientLane(timeout time.Duration) (token string, express bool, err error) {
 	if err := c.SetReadDeadline(time.Now().Add(timeout)); err != nil {
-		return "", &PeekError{"closed", err}
+		return "", false, &PeekError{"closed", err}
 	}
-	line := make([]byte, len(clientLanePrefix)+tokenSize+1)
+	line := make([]byte, len(clientLanePrefix)+tokenSize+2)
 	if _, err := io.ReadFull(c, line); err != nil {
-		return "", peekFailed(err)
+		return "", false, peekFailed(err)
 	}
-	if line[len(line)-1] != '\n' {
-		return "", &PeekError{"garbage", errors.New("no token of a lane")}
+	class := string(line[len(line)-2:])
+	if class != laneExpress && class != laneBulk {
+		return "", false, &PeekError{"garbage", errors.New("no token of a lane")}
 	}
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
-		return "", &PeekError{"closed", err}
+		return "", false, &PeekError{"closed", err}
 	}
-	return string(line[len(clientLanePrefix) : len(line)-1]), nil
+	return string(line[len(clientLanePrefix) : len(line)-2]), class == laneExpress, nil
 }
+
+// The ends of the line with which a client's lane begins: for small frames, and
+// for bulk.
+const (
+	laneExpress = "e\n"
+	laneBulk    = "b\n"
+)
 
 // Bare gives the bytes that were looked at and not read yet, and the connection
 // under it, which is read from then on.

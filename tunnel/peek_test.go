@@ -125,12 +125,17 @@ func TestPeek(t *testing.T) {
 
 // TestClientLane: the line is taken, what follows it is left.
 func TestClientLane(t *testing.T) {
-	for _, test := range []struct{ sent, token, rest string }{
-		{"EBBLANE " + testLaneToken + "\nrest", testLaneToken, "rest"},
-		{"EBBLANE " + testLaneToken + "\n", testLaneToken, ""},
-		{"EBBLANE " + testLaneToken + "0\n", "", ""},
-		{"EBBLANE 0123\n", "", ""},
-		{"EBBLANE " + testLaneToken, "", ""},
+	for _, test := range []struct {
+		sent, token string
+		express     bool
+		rest        string
+	}{
+		{"EBBLANE " + testLaneToken + "b\nrest", testLaneToken, false, "rest"},
+		{"EBBLANE " + testLaneToken + "e\n", testLaneToken, true, ""},
+		{"EBBLANE " + testLaneToken + "x\n", "", false, ""},
+		{"EBBLANE " + testLaneToken + "0b\n", "", false, ""},
+		{"EBBLANE 0123b\n", "", false, ""},
+		{"EBBLANE " + testLaneToken, "", false, ""},
 	} {
 		a, b := net.Pipe()
 		taken := make(chan struct{}) // a pipe whose far end is closed takes no deadlines
@@ -142,12 +147,12 @@ func TestClientLane(t *testing.T) {
 		if test.token == "" {
 			close(taken) // nothing more comes
 		}
-		token, err := peeked.ClientLane(10 * time.Second)
+		token, express, err := peeked.ClientLane(10 * time.Second)
 		if test.token != "" {
 			close(taken)
 		}
-		if token != test.token || (err == nil) != (test.token != "") {
-			t.Errorf("%q: token %q, %v", test.sent, token, err)
+		if token != test.token || express != test.express || (err == nil) != (test.token != "") {
+			t.Errorf("%q: token %q, express %v, %v", test.sent, token, express, err)
 		}
 		if err == nil {
 			rest, bare := peeked.Bare()

@@ -88,14 +88,19 @@ func (d *Dialer) NodeLane(ctx context.Context, c Carrier, token string, config *
 }
 
 // ClientLane makes a client's direct lane for a token of the relay: the client
-// is the TLS server, for the node that the relay has come.
-func (d *Dialer) ClientLane(ctx context.Context, c Carrier, token string, config *tls.Config) (*LaneConn, error) {
+// is the TLS server, for the node that the relay has come. express: it is for
+// small frames.
+func (d *Dialer) ClientLane(ctx context.Context, c Carrier, token string, express bool, config *tls.Config) (*LaneConn, error) {
 	conn, _, err := d.directPipe(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(handshakeTimeout))
-	if _, err := io.WriteString(conn, clientLanePrefix+token+"\n"); err != nil {
+	class := laneBulk
+	if express {
+		class = laneExpress
+	}
+	if _, err := io.WriteString(conn, clientLanePrefix+token+class); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("tunnel: lane: %w", err)
 	}

@@ -30,6 +30,10 @@ type Bundle struct {
 	lanes       []*lane
 	joined      bool   // there was a lane
 	laneCount   uint   // lanes that there ever were
+	bestControl int    // rank of the lanes that carry small frames
+	bestBulk    int    // and of those that carry bulk
+	wantExpress bool   // a direct lane for small frames would be used
+	wantBulk    bool   // and one for bulk
 	local, peer string // identities of the first lane, and so of all
 	incarnation uint64 // of the far end
 	secretKnown bool   // ingress: the node answered, it has the secret
@@ -77,8 +81,8 @@ func newBundle(cfg Config, role byte) *Bundle {
 // lane for longer than its grace. Err says why.
 func (b *Bundle) Done() <-chan struct{} { return b.done }
 
-// Wanting receives when this end has bulk to send and would send it faster over
-// a direct lane. Whoever makes lanes waits for it.
+// Wanting receives when this end would use a direct lane that it does not have,
+// as Wanted says. Whoever makes lanes waits for it.
 func (b *Bundle) Wanting() <-chan struct{} { return b.wanting }
 
 // Err is nil while the bundle lives, then an *EndError.
@@ -217,6 +221,7 @@ func (b *Bundle) addLane(conn net.Conn, info LaneInfo, peerIncarnation uint64) (
 	l.bit = 1 << (b.laneCount % 64)
 	b.laneCount++
 	b.lanes = append(b.lanes, l)
+	b.rankLocked()
 	b.cfg.Metrics.lanes.Inc()
 	l.pingAt = time.Now()
 	b.armLocked(l.pingAt)
@@ -231,6 +236,7 @@ func (b *Bundle) dropLaneLocked(l *lane, err error) {
 		return
 	}
 	b.lanes = slices.Delete(b.lanes, i, i+1)
+	b.rankLocked()
 	l.dead = true
 	close(l.gone)
 	l.cond.Signal()

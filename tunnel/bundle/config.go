@@ -103,8 +103,6 @@ const (
 	maxBundles = 256
 	// maxLanes bounds the lanes of one bundle.
 	maxLanes = 64
-	// directLanes is how many direct lanes a bundle wants once it has bulk.
-	directLanes = 1
 	// maxOpening bounds the dials that a node has under way for one bundle.
 	maxOpening = 4096
 )

@@ -123,6 +123,7 @@ func (s *Stream) finAckedLocked() error {
 func (b *Bundle) goAwayLocked(l *lane, code Code) error {
 	if code == CodeOK {
 		l.closing = true
+		b.rankLocked()
 		b.wakeAllLocked()
 		return nil
 	}

@@ -228,6 +228,7 @@ func (l *lane) lackLocked(taken uint64) error {
 	l.lacked, l.heardAt = taken, time.Now()
 	if l.suspect {
 		l.suspect = false
+		l.b.rankLocked()
 		l.b.wakeAllLocked()
 	}
 	for l.sent.len() > 0 && l.sent.front().end <= taken {
@@ -380,6 +381,7 @@ func (l *lane) doubtLocked(now time.Time) time.Time {
 		return now.Add(suspectRecheck)
 	}
 	l.suspect = true
+	l.b.rankLocked()
 	l.b.cfg.Metrics.suspects.Inc()
 	l.repeatLocked()
 	l.b.wakeAllLocked()

@@ -112,24 +112,46 @@ func (b *Bundle) takeLocked(q *fifo[*Stream]) *chunk {
 	return nil
 }
 
-// carriesControlLocked tells whether small frames go over l: over express lanes
-// where there is one.
-func (b *Bundle) carriesControlLocked(l *lane) bool {
-	return l.info.Express || b.countLocked(isExpress) == 0
-}
+// carriesControlLocked tells whether small frames go over l: over a direct express
+// lane where there is one, else over express lanes, else over any.
+func (b *Bundle) carriesControlLocked(l *lane) bool { return l.controlRank() == b.bestControl }
 
 // carriesBulkLocked tells whether bulk goes over l: over direct lanes where there
-// is one, over express lanes only where there is nothing else.
-func (b *Bundle) carriesBulkLocked(l *lane) bool {
-	if b.countLocked(isDirect) > 0 {
-		return l.info.Direct
+// is one, else over session lanes, over express lanes only where there is nothing
+// else.
+func (b *Bundle) carriesBulkLocked(l *lane) bool { return l.bulkRank() == b.bestBulk }
+
+func (l *lane) controlRank() int {
+	switch {
+	case l.info.Express && l.info.Direct:
+		return 3
+	case l.info.Express:
+		return 2
 	}
-	return !l.info.Express || b.countLocked(isOrdinary) == 0
+	return 1
 }
 
-func isExpress(l *lane) bool  { return l.info.Express }
-func isOrdinary(l *lane) bool { return !l.info.Express }
-func isDirect(l *lane) bool   { return l.info.Direct }
+func (l *lane) bulkRank() int {
+	switch {
+	case l.info.Express:
+		return 1
+	case l.info.Direct:
+		return 3
+	}
+	return 2
+}
+
+// rankLocked finds out again which lanes carry what. It is called whenever a lane
+// comes, goes, or may not be used for a while.
+func (b *Bundle) rankLocked() {
+	b.bestControl, b.bestBulk = 0, 0
+	for _, l := range b.lanes {
+		if !l.closing && !l.suspect {
+			b.bestControl = max(b.bestControl, l.controlRank())
+			b.bestBulk = max(b.bestBulk, l.bulkRank())
+		}
+	}
+}
 
 // otherLocked tells whether another lane takes new frames.
 func (b *Bundle) otherLocked(l *lane) bool {
@@ -141,19 +163,32 @@ func (b *Bundle) otherLocked(l *lane) bool {
 	return false
 }
 
-// countLocked counts the lanes of a kind that take new frames.
-func (b *Bundle) countLocked(kind func(*lane) bool) (n int) {
-	for _, l := range b.lanes {
-		if kind(l) && !l.closing && !l.suspect {
-			n++
-		}
-	}
-	return n
+// Wanted tells which direct lanes this end would use and does not have: one for
+// small frames, one for bulk.
+func (b *Bundle) Wanted() (express, bulk bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.wantExpress && !b.directLocked(true), b.wantBulk && !b.directLocked(false)
 }
 
-// wantLocked tells whoever makes lanes that bulk would use a direct one.
-func (b *Bundle) wantLocked() {
-	if b.countLocked(isDirect) >= directLanes {
+// directLocked tells whether there is a direct lane of a class.
+func (b *Bundle) directLocked(express bool) bool {
+	for _, l := range b.lanes {
+		if l.info.Direct && l.info.Express == express && !l.closing {
+			return true
+		}
+	}
+	return false
+}
+
+// wantLocked tells whoever makes lanes that this end would use a direct one.
+func (b *Bundle) wantLocked(express bool) {
+	if express {
+		b.wantExpress = true
+	} else {
+		b.wantBulk = true
+	}
+	if b.directLocked(express) {
 		return
 	}
 	select {

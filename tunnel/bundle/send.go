@@ -92,7 +92,7 @@ func (s *Stream) readyLocked() {
 	bulk := s.send.off-s.send.acked > bulkThreshold
 	if bulk {
 		s.b.bulk.push(s)
-		s.b.wantLocked()
+		s.b.wantLocked(false)
 	} else {
 		s.b.light.push(s)
 	}
