@@ -370,3 +370,66 @@ func TestStrangersWebSocketsTakeLittleMemory(t *testing.T) {
 		})
 	}
 }
+
+// TestCloseWhileTheNetworkTakesNothing closes a link in the middle of a write
+// that will never end. Close waits for the writer, so it must end that.
+func TestCloseWhileTheNetworkTakesNothing(t *testing.T) {
+	for _, c := range []Carrier{TLS, WSS, WS} {
+		t.Run(string(c), func(t *testing.T) {
+			t.Parallel()
+			p := newPKI(t)
+			h := newHost(t, p)
+			var stuck atomic.Bool
+			var tasks sync.WaitGroup
+			ctx, cancel := context.WithCancel(t.Context())
+			defer tasks.Wait()
+			defer cancel()
+			d := &Dialer{Endpoint: h.endpoint, Carriers: []Carrier{c}, TLS: p.client, DialTCP: func(once context.Context, network, addr string) (net.Conn, error) {
+				var direct net.Dialer
+				far, err := direct.DialContext(once, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				near, inside := net.Pipe()
+				tasks.Go(func() {
+					_, _ = io.Copy(inside, far)
+					_ = inside.Close()
+				})
+				tasks.Go(func() {
+					defer far.Close()
+					buffer := make([]byte, 4<<10)
+					for !stuck.Load() {
+						n, err := inside.Read(buffer)
+						if err != nil {
+							return
+						}
+						_, _ = far.Write(buffer[:n])
+					}
+					<-ctx.Done() // takes nothing, and says nothing
+				})
+				return near, nil
+			}}
+			link, err := d.Dial(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := link.OpenStream(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			stuck.Store(true)
+			writing := make(chan struct{})
+			tasks.Go(func() {
+				close(writing)
+				for {
+					if _, err := s.Write(make([]byte, 256<<10)); err != nil {
+						return
+					}
+				}
+			})
+			<-writing
+			_ = link.Close("test over")
+			<-link.Done()
+		})
+	}
+}
