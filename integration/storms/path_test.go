@@ -45,9 +45,6 @@ var thrifty = []string{"GOGC=25"}
 // newPath starts a path. Its relay serves on every port that there is.
 func newPath(ctx context.Context, t *testing.T, carrier string, l limits) *path {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("a storm takes a while, and the machine")
-	}
 	if l.relay == "" {
 		l.relay = program
 	}
@@ -138,6 +135,14 @@ func echo(t *testing.T) (addr string) {
 		conns.Wait()
 	})
 	return l.Addr().String()
+}
+
+// scaled is n, or with -short a twentieth of it.
+func scaled(n int) int {
+	if testing.Short() {
+		return n / 20
+	}
+	return n
 }
 
 // patience is how long something legitimate may take in the middle of a storm.

@@ -26,7 +26,7 @@ func TestOpenAndReset(t *testing.T) {
 			const jobs = 20
 			for range jobs {
 				attack.Go(func() {
-					for range resets / 2 / jobs {
+					for range scaled(resets) / 2 / jobs {
 						conn, err := p.ingress.Dial(ctx, host)
 						if err != nil {
 							t.Errorf("open: %v", err)
@@ -47,8 +47,8 @@ func TestOpenAndReset(t *testing.T) {
 					p.talk(ctx, t)
 				}
 			}
-			m.grew(ctx, t, `ebbgate_bundle_streams_opened_total`, resets/2)
-			m.grew(ctx, t, `ebbgate_bundle_streams_ended_total{reason="job-reset"}`, resets/2)
+			m.grew(ctx, t, `ebbgate_bundle_streams_opened_total`, scaled(resets)/2)
+			m.grew(ctx, t, `ebbgate_bundle_streams_ended_total{reason="job-reset"}`, scaled(resets)/2)
 			t.Logf("%d legitimate dials meanwhile", p.said)
 			m.settle(ctx, t)
 			p.talk(ctx, t)

@@ -47,7 +47,7 @@ func TestBadTokens(t *testing.T) {
 	for i := range connections {
 		attack.Go(func() {
 			b := bad[i%len(bad)]
-			if err := badConnect(p.relay.Connect, b.token, b.reason, badConnects/connections); err != nil {
+			if err := badConnect(p.relay.Connect, b.token, b.reason, scaled(badConnects)/connections); err != nil {
 				t.Errorf("%s over CONNECT: %v", b.reason, err)
 			}
 		})
@@ -55,7 +55,7 @@ func TestBadTokens(t *testing.T) {
 	for i := range 10 {
 		attack.Go(func() {
 			b := bad[i%len(bad)]
-			for range badSocks / 10 {
+			for range scaled(badSocks) / 10 {
 				if err := badSocks5(p.relay.Socks5, b.token); err != nil {
 					t.Errorf("%s over SOCKS 5: %v", b.reason, err)
 					return
@@ -75,8 +75,8 @@ func TestBadTokens(t *testing.T) {
 			p.talk(ctx, t)
 		}
 	}
-	m.grew(ctx, t, `ebbgate_ingress_requests_total{reason="token-invalid"}`, (badConnects+badSocks)*3/5)
-	m.grew(ctx, t, `ebbgate_ingress_requests_total{reason="token-malformed"}`, (badConnects+badSocks)*2/5)
+	m.grew(ctx, t, `ebbgate_ingress_requests_total{reason="token-invalid"}`, scaled(badConnects+badSocks)*3/5)
+	m.grew(ctx, t, `ebbgate_ingress_requests_total{reason="token-malformed"}`, scaled(badConnects+badSocks)*2/5)
 	if grew := len(p.relay.Output()) - logged; grew > 2<<20 {
 		t.Errorf("the log grew by %d bytes", grew)
 	}
