@@ -116,7 +116,7 @@ func (c *Connect) relay(w http.ResponseWriter, r *http.Request, v *visit, job Jo
 	answer := http.NewResponseController(w)
 	_ = answer.SetReadDeadline(time.Time{}) // a copy takes as long as it takes
 	_ = answer.SetWriteDeadline(time.Time{})
-	x := &exchange{visit: v, client: c.storeClient(v, job), wrote: make(chan struct{})}
+	x := &exchange{visit: v, client: c.storeClient(v, job), wrote: make(chan error, 1)}
 	proxy := &httputil.ReverseProxy{
 		Rewrite:       func(p *httputil.ProxyRequest) { rewrite(p, target) },
 		Transport:     x,
@@ -194,9 +194,9 @@ func storeError(err error) error {
 type exchange struct {
 	visit    *visit
 	client   *storeClient
-	conn     *storeConn // the last one that was tried
-	wrote    chan struct{}
-	once     sync.Once
+	conn     *storeConn   // the last one that was tried
+	wrote    chan error   // how writing the request ended; the first one counts
+	body     *countedBody // of a request with a length
 	failed   bool
 	upgraded *upgradedConn
 }
@@ -212,12 +212,19 @@ func (x *exchange) RoundTrip(r *http.Request) (*http.Response, error) {
 			x.conn.begin()
 		},
 		WroteRequest: func(wrote httptrace.WroteRequestInfo) {
-			if wrote.Err == nil {
-				x.once.Do(func() { close(x.wrote) })
+			select {
+			case x.wrote <- wrote.Err:
+			default:
 			}
 		},
 	}
-	return x.client.transport.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
+	r = r.WithContext(httptrace.WithClientTrace(r.Context(), trace))
+	if r.Body != nil && r.ContentLength > 0 {
+		x.body = &countedBody{ReadCloser: r.Body}
+		x.body.left.Store(r.ContentLength)
+		r.Body = x.body
+	}
+	return x.client.transport.RoundTrip(r)
 }
 
 // end says to the store's connection whether all was whole.
@@ -227,16 +234,31 @@ func (x *exchange) end(whole bool) {
 		return
 	case x.upgraded != nil:
 		whole = x.conn.half.Load() && x.conn.ended.Load()
-	case whole:
+	case whole && (x.body == nil || x.body.left.Load() > 0 || !x.conn.quiet()):
+		// net/http also looks for more than the length says, after the handler
+		// has gone, so that its word counts only where the length says nothing
 		timer := time.NewTimer(wroteWait)
 		defer timer.Stop()
 		select {
-		case <-x.wrote:
+		case err := <-x.wrote:
+			whole = err == nil
 		case <-timer.C:
 			whole = false // the store did not wait for all of the request
 		}
 	}
 	x.conn.end(whole)
+}
+
+// countedBody counts what is left to be read of a request.
+type countedBody struct {
+	io.ReadCloser
+	left atomic.Int64
+}
+
+func (b *countedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.left.Add(-int64(n))
+	return n, err
 }
 
 // hijacker gives a job's connection away for another protocol (RFC 9110 §7.8).

@@ -25,8 +25,10 @@ type storeConn struct {
 	upFar   net.Conn
 	over    chan struct{}
 
-	ended atomic.Bool // the store ended its direction, and well
-	half  atomic.Bool // this side ended its own
+	ended  atomic.Bool  // the store ended its direction, and well
+	half   atomic.Bool  // this side ended its own
+	writes atomic.Int32 // under way
+	cut    atomic.Bool  // one was not taken whole
 
 	mu sync.Mutex
 	// guarded by mu
@@ -83,6 +85,9 @@ func (c *storeConn) end(whole bool) {
 	}
 }
 
+// quiet tells whether the stream has all that was to be written.
+func (c *storeConn) quiet() bool { return c.writes.Load() == 0 && !c.cut.Load() }
+
 // Close is the HTTP client's. In the midst of an exchange it takes no more from
 // the store, and leaves the rest to end.
 func (c *storeConn) Close() error {
@@ -125,7 +130,12 @@ func (c *storeConn) Read(p []byte) (int, error) {
 }
 
 func (c *storeConn) Write(p []byte) (int, error) {
+	c.writes.Add(1)
+	defer c.writes.Add(-1)
 	n, err := c.up.Write(p)
+	if n < len(p) {
+		c.cut.Store(true)
+	}
 	if errors.Is(err, io.ErrClosedPipe) {
 		err = &net.OpError{Op: "write", Net: "tcp", Addr: c.name, Err: syscall.ECONNRESET}
 	}
