@@ -182,3 +182,30 @@ func FuzzPeek(f *testing.F) {
 		c.Close()
 	})
 }
+
+// FuzzClientLane: of what begins like a client's lane, the line is taken where it
+// has a token, and nothing of what follows.
+func FuzzClientLane(f *testing.F) {
+	f.Fuzz(func(t *testing.T, b []byte) {
+		conn, gone := saying(b)
+		defer gone.Wait()
+		defer conn.Close()
+		kind, peeked, err := Peek(conn, time.Minute)
+		if err != nil || kind != KindClientLane {
+			return
+		}
+		token, express, err := peeked.ClientLane(time.Minute)
+		if err != nil {
+			return
+		}
+		rest, bare := peeked.Bare()
+		more, _ := io.ReadAll(bare)
+		end := laneBulk
+		if express {
+			end = laneExpress
+		}
+		if got := clientLanePrefix + token + end + string(rest) + string(more); got != string(b) || len(token) != tokenSize {
+			t.Errorf("%q: token %q, then %q", b, token, string(rest)+string(more))
+		}
+	})
+}
