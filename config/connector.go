@@ -19,6 +19,8 @@ type Connector struct {
 	// ResumeGrace is how long streams outlive the last lane to their ingress; 0:
 	// not at all.
 	ResumeGrace time.Duration
+	// Metrics is where Prometheus metrics are served, on loopback; empty: nowhere.
+	Metrics Listen
 }
 
 // Carrier is what a session may travel on.
@@ -140,6 +142,7 @@ type rawConnector struct {
 	Stores      []rawStore `mapstructure:"stores"`
 	Log         rawLog     `mapstructure:"log"`
 	ResumeGrace string     `mapstructure:"resume_grace" usage:"how long streams wait for a lost relay to come back (120s; 0: not at all)"`
+	Metrics     string     `mapstructure:"metrics" usage:"loopback address on which Prometheus metrics are served"`
 }
 
 // rawEndpoint is {host, tls, quic, http} or one text, which becomes Address.
@@ -168,6 +171,10 @@ func (raw *rawConnector) check(m *merged) (*Connector, error) {
 		Proxy:       raw.checkProxy(c),
 		Log:         raw.Log.check(c),
 		ResumeGrace: c.duration("resume_grace", raw.ResumeGrace, DefaultResumeGrace, maxResumeGrace),
+		Metrics:     c.listen("metrics", raw.Metrics),
+	}
+	if conn.Metrics != "" && !conn.Metrics.loopback() {
+		c.add("metrics", quote(raw.Metrics)+" is not on loopback: a connector opens no port to its network", `metrics: "127.0.0.1:9465"`)
 	}
 	if len(raw.Carriers) != 1 || raw.Carriers[0] != "auto" {
 		conn.Carriers = choices(c, "carriers", raw.Carriers, CarrierQUIC, CarrierTLS, CarrierWSS, CarrierWS)

@@ -66,6 +66,7 @@ func TestReferenceConnector(t *testing.T) {
 			},
 		},
 		ResumeGrace: DefaultResumeGrace,
+		Metrics:     "127.0.0.1:9465",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -169,6 +170,7 @@ func TestKeys(t *testing.T) {
 		"--log-level EBBGATE_CONNECTOR_LOG_LEVEL",
 		"--log-format EBBGATE_CONNECTOR_LOG_FORMAT",
 		"--resume-grace EBBGATE_CONNECTOR_RESUME_GRACE",
+		"--metrics EBBGATE_CONNECTOR_METRICS",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

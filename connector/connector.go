@@ -37,8 +37,9 @@ type Config struct {
 	// Ready is called once, when the first session is up; nil: nobody asks. It
 	// must not block.
 	Ready func(Ready)
-	// Registry takes the metrics; nil: nobody reads them.
-	Registry prometheus.Registerer
+	// Registry takes the metrics, and gives them to the metrics address; nil: one
+	// of the connector's own.
+	Registry *prometheus.Registry
 	// Logger takes what happens; nil discards.
 	Logger *slog.Logger
 }
@@ -50,6 +51,7 @@ type Ready struct {
 	Carrier string `json:"carrier"` // of the first session
 	Proxy   string `json:"proxy"`   // host:port; empty: none
 	Status  string `json:"status"`  // the path of the status socket
+	Metrics string `json:"metrics,omitempty"`
 }
 
 // Connector serves a node's stores. Run it once.
@@ -72,6 +74,9 @@ func New(cfg Config) (*Connector, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Registry == nil {
+		cfg.Registry = prometheus.NewRegistry()
 	}
 	if cfg.Environment == nil {
 		cfg.Environment = os.Getenv
@@ -115,6 +120,9 @@ func (c *Connector) Run(ctx context.Context) error {
 	}
 	r, err := newRunning(c, dir, reg, saved)
 	if err != nil {
+		return err
+	}
+	if r.scraped, err = c.listenMetrics(ctx); err != nil {
 		return err
 	}
 	return r.run(ctx)

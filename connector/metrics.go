@@ -1,6 +1,53 @@
 package connector
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// listenMetrics opens the metrics address; nil: there is none.
+func (c *Connector) listenMetrics(ctx context.Context) (net.Listener, error) {
+	addr := c.cfg.File.Metrics
+	if addr == "" {
+		return nil, nil
+	}
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", string(addr))
+	if err != nil {
+		return nil, failure("metrics-listen", "config", err, "choose another address, or stop what has it", "metrics: %v", err)
+	}
+	return ln, nil
+}
+
+// metricsAddress is where metrics are served; empty: nowhere.
+func (r *running) metricsAddress() string {
+	if r.scraped == nil {
+		return ""
+	}
+	return r.scraped.Addr().String()
+}
+
+// serveMetrics answers scrapes until ctx ends.
+func (r *running) serveMetrics(ctx context.Context) error {
+	if r.scraped == nil {
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(r.cfg.Registry, promhttp.HandlerOpts{}))
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(r.scraped); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("connector: metrics: %w", err)
+	}
+	return nil
+}
 
 // metrics counts what a connector does.
 type metrics struct {

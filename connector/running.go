@@ -3,6 +3,7 @@ package connector
 import (
 	"context"
 	"log/slog"
+	"net"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -34,6 +35,8 @@ type running struct {
 
 	questions               chan question
 	againControl, againBulk chan struct{} // ask the keepers of the sessions
+
+	scraped net.Listener // where metrics are served; nil: nowhere
 
 	// each guards itself
 	sessions *sessions
@@ -85,6 +88,7 @@ func (r *running) run(ctx context.Context) error {
 	defer r.direct.end()
 	group, broken := errgroup.WithContext(serving)
 	group.Go(func() error { return r.serveStatus(broken) })
+	group.Go(func() error { return r.serveMetrics(broken) })
 	group.Go(func() error { return r.watch(broken) })
 	group.Go(func() error { return r.renew(broken) })
 	group.Go(func() error { return r.keepConfig(broken) })

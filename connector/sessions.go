@@ -315,7 +315,7 @@ func (r *running) tellReady(link tunnel.Link, route *route) {
 		if r.cfg.Ready != nil {
 			r.cfg.Ready(Ready{
 				Node: r.id.name.String(), Relay: hostPort(route.to), Carrier: string(link.Carrier()),
-				Proxy: route.proxy.Status().Proxy, Status: r.dir.file(fileStatus),
+				Proxy: route.proxy.Status().Proxy, Status: r.dir.file(fileStatus), Metrics: r.metricsAddress(),
 			})
 		}
 	})

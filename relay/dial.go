@@ -3,6 +3,7 @@ package relay
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -140,7 +141,10 @@ func (d *dialer) dial(ctx context.Context, job ingress.Job, target ingress.Targe
 	s, err := own.Open(ctx, bundle.Request{UUID: uuid.New(), Grant: token})
 	if err != nil {
 		run.leave()
-		if ctx.Err() != nil {
+		switch {
+		case errors.Is(ctx.Err(), context.Canceled):
+			return nil, failure("cancelled", "relay", "keep the connection open, in both directions, until the answer is there", "%s: the job gave up before the node answered", target.Host)
+		case ctx.Err() != nil:
 			return nil, failure("store-timeout", "node", "look at the node's log and network", "%s: the node did not answer in %v", target.Host, openTimeout)
 		}
 		return nil, openError(target.Host, err)
