@@ -35,5 +35,5 @@ check: ## format, vet, staticcheck, tidy modules, house rules, other systems
 fuzz: ## search for input that breaks a parser, FUZZTIME=60s for each target
 	GO='$(GO)' FUZZTIME='$(FUZZTIME)' tools/fuzz $(ARGS)
 
-bench: ## first figures, on this machine
+bench: ## throughput, CPU, latency and memory beside direct TCP, a naive pipe, ssh
 	$(GO) run -buildvcs=false ./integration/bench $(ARGS)
