@@ -159,6 +159,31 @@ func (r *Relay) greet(ctx context.Context, conn net.Conn, web *website, proved f
 	}
 }
 
+// serveInside finds out what a WebSocket carries and serves it: a session or a
+// lane.
+func (r *Relay) serveInside(ctx context.Context, conn net.Conn, proved func()) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	kind, peeked, err := tunnel.Peek(conn, firstBytes)
+	if err != nil {
+		r.metrics.connections.WithLabelValues(codeOf(err)).Inc()
+		_ = conn.Close()
+		return
+	}
+	switch kind {
+	case tunnel.KindSession:
+		r.handshake(ctx, peeked, proved)
+	case tunnel.KindLane:
+		stop()
+		r.nodeLane(peeked)
+	case tunnel.KindClientLane:
+		r.clientLane(ctx, peeked, proved)
+	default:
+		r.metrics.connections.WithLabelValues("garbage").Inc()
+		_ = conn.Close()
+	}
+}
+
 // handshake makes a link of a connection and serves it.
 func (r *Relay) handshake(ctx context.Context, conn net.Conn, proved func()) {
 	link, err := tunnel.ServeTLS(ctx, conn, r.self.sessionConfig())

@@ -112,31 +112,41 @@ func (r *Relay) askForLane(ctx context.Context, n *node, ingress certs.Identity,
 func splice(ctx context.Context, client, node *tunnel.Peeked) (moved int64) {
 	stop := context.AfterFunc(ctx, func() { _ = client.Close(); _ = node.Close() })
 	defer stop()
+	clientRest, clientConn := client.Bare()
+	nodeRest, nodeConn := node.Bare()
 	var both sync.WaitGroup
 	var up, down int64
-	move := func(to, from *tunnel.Peeked, count *int64) {
-		defer func() { _ = to.Close(); _ = from.Close() }()
-		rest, bare := from.Bare()
-		n, err := to.Conn.Write(rest)
-		*count = int64(n)
-		if err == nil {
-			copied, _ := io.Copy(writeOnly(to.Conn), bare)
-			*count += copied
-		}
-	}
-	both.Go(func() { move(node, client, &up) })
-	both.Go(func() { move(client, node, &down) })
+	both.Go(func() { up = move(nodeConn, clientRest, clientConn) })
+	both.Go(func() { down = move(clientConn, nodeRest, nodeConn) })
 	both.Wait()
 	return up + down
 }
 
-// writeOnly is the side of a connection that io.Copy writes to: a TCP connection
-// as it is, so that the kernel moves the bytes.
-func writeOnly(conn net.Conn) io.Writer {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		return tcp
+// move moves one direction of a lane and ends both when it is over.
+func move(to net.Conn, rest []byte, from net.Conn) (moved int64) {
+	defer func() { _ = to.Close(); _ = from.Close() }()
+	n, err := to.Write(rest)
+	moved = int64(n)
+	if err == nil {
+		moved += moveAll(to, from)
 	}
-	return conn
+	return moved
+}
+
+// copySize is how much is copied at once where the kernel cannot, in bytes.
+const copySize = 128 << 10
+
+// moveAll moves bytes until either connection ends.
+func moveAll(to, from net.Conn) (moved int64) {
+	out, okOut := to.(*net.TCPConn)
+	in, okIn := from.(*net.TCPConn)
+	if okOut && okIn {
+		moved, _ = io.Copy(out, in)
+		return moved
+	}
+	// struct{io.Writer}: nothing but Write, so that the buffer is used
+	moved, _ = io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, copySize))
+	return moved
 }
 
 // splices are the clients' direct lanes that are joined now.

@@ -34,7 +34,8 @@ func (r *Relay) plainSite() http.Handler {
 	return &siteHandler{pages: mux}
 }
 
-// serveTunnel makes a session of a WebSocket. Who is there, the TLS inside tells.
+// serveTunnel serves a WebSocket as the TLS port serves a connection. Who is
+// there, the TLS inside tells.
 func (r *Relay) serveTunnel(w http.ResponseWriter, req *http.Request) {
 	conn, err := tunnel.AcceptWebSocket(w, req)
 	if err != nil {
@@ -42,7 +43,7 @@ func (r *Relay) serveTunnel(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	r.metrics.connections.WithLabelValues("websocket").Inc()
-	takeOver(req, func(ctx context.Context, proved func()) { r.handshake(ctx, conn, proved) })
+	takeOver(req, func(ctx context.Context, proved func()) { r.serveInside(ctx, conn, proved) })
 }
 
 // siteHandler tells requests to a proxy, CONNECT and those in absolute form (RFC

@@ -50,7 +50,12 @@ func newLaneConn(ctx context.Context, conn *tls.Conn, records *laneRecords) (*La
 		_ = records.Conn.Close()
 		return nil, fmt.Errorf("tunnel: lane: the peer chose the protocol %q, not %s", state.NegotiatedProtocol, ALPNLane)
 	}
-	records.gather(readAhead)
+	ahead := readAhead
+	if web := webOf(records.Conn); web != nil {
+		web.wire.gather(ahead)
+		ahead = webRead
+	}
+	records.gather(ahead)
 	return &LaneConn{Conn: conn, records: records, state: state}, nil
 }
 

@@ -103,8 +103,12 @@ const (
 )
 
 // Bare gives the bytes that were looked at and not read yet, and the connection
-// under it, which is read from then on.
+// under it, which is read from then on. A WebSocket reads ahead and writes
+// together from here on, which takes memory.
 func (c *Peeked) Bare() (rest []byte, conn net.Conn) {
+	if web := webOf(c); web != nil {
+		web.wire.gather(readAhead)
+	}
 	rest, c.again = c.again, nil
 	return rest, c.Conn
 }

@@ -63,7 +63,7 @@ func newTLSLink(ctx context.Context, conn *tls.Conn, records *recordConn, mux mu
 		ahead = strangerRead
 		config.AcceptBacklog, config.MaxStreamWindowSize = 1, strangerWindow
 	}
-	if web, ok := records.Conn.(*webConn); ok {
+	if web := webOf(records.Conn); web != nil {
 		carrier = web.carrier
 		web.wire.gather(ahead)
 		ahead = min(ahead, webRead)

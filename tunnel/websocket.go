@@ -145,6 +145,16 @@ type webConn struct {
 	message  io.Reader // that is being read; nil: the next one
 }
 
+// webOf is the WebSocket that a connection is, also one whose first bytes were
+// looked at; nil: it is none.
+func webOf(conn net.Conn) *webConn {
+	if peeked, ok := conn.(*Peeked); ok {
+		conn = peeked.Conn
+	}
+	web, _ := conn.(*webConn)
+	return web
+}
+
 func newWebConn(socket *websocket.Conn, wire *webWire) *webConn {
 	c := &webConn{Conn: wire.Conn, carrier: WS, socket: socket, wire: wire}
 	if _, secured := wire.Conn.(overTLS); secured {
