@@ -45,7 +45,8 @@ type Dialer struct {
 	// online included; 0: DefaultDialTimeout.
 	DialTimeout time.Duration
 	// ResumeGrace is how long connections wait for the relay or a lost lane to come
-	// back; negative: not at all; 0: DefaultResumeGrace.
+	// back; negative: not at all; 0: as EBBGATE_RESUME_GRACE says, else
+	// DefaultResumeGrace.
 	ResumeGrace time.Duration
 	// Software names the program and its version to the relay: copy/1.2.
 	Software string

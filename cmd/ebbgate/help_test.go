@@ -74,9 +74,9 @@ func TestFlags(t *testing.T) {
 		"ebbgate job create":             "config api tenant allow",
 		"ebbgate job list":               "config api tenant",
 		"ebbgate job revoke":             "config api tenant",
-		"ebbgate forward":                "listen relay token-file carriers",
-		"ebbgate exec":                   "store connect no-proxy summary progress relay token-file run carriers",
-		"ebbgate dial":                   "relay token-file run carriers",
+		"ebbgate forward":                "listen relay token-file carriers resume-grace",
+		"ebbgate exec":                   "store connect no-proxy summary progress relay token-file run carriers resume-grace",
+		"ebbgate dial":                   "relay token-file run carriers resume-grace",
 		"ebbgate version":                "",
 	}
 	for _, c := range commands() {
