@@ -236,14 +236,16 @@ func (p *pool) missingLocked(s *bundleSlot) (classes []int) {
 	return classes
 }
 
-// thickenLocked starts the making of a lane that is missing, where g has a token
-// for it. Without the lane streams are slower to one another, and work.
+// thickenLocked starts the making of a lane that is missing, with a token of g's,
+// or one that the relay is asked for. Without the lane streams are slower to one
+// another, and work.
 func (p *pool) thickenLocked(slot *bundleSlot, g *grant) {
 	if len(p.missingLocked(slot)) == 0 || slot.adding || p.closed {
 		return
 	}
 	token := g.tokenLocked()
 	if token == "" {
+		p.resumeLocked(slot)
 		return
 	}
 	slot.adding = true
