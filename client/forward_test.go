@@ -164,7 +164,22 @@ func TestForwardNeverEndsCleanlyWithoutTheStore(t *testing.T) {
 		{"lanes are cut", func(c *net.TCPConn) {
 			some(c)
 			io.Copy(io.Discard, c)
-		}, func(_ *testForward, b *testBroker) { b.nodes["node-1"].cut() }, "lanes-lost end-restarted"}, // the second where a lane came back too late
+		}, func(tf *testForward, b *testBroker) {
+			// until both are gone: one may come back between the loss of the one and
+			// of the other
+			over := make(chan struct{})
+			tf.t.Cleanup(func() { close(over) })
+			go func() {
+				for {
+					b.nodes["node-1"].cut()
+					select {
+					case <-over:
+						return
+					case <-time.After(5 * time.Millisecond):
+					}
+				}
+			}()
+		}, "lanes-lost end-restarted"}, // the second where a lane came back too late
 		{"node stops", func(c *net.TCPConn) {
 			some(c)
 			io.Copy(io.Discard, c)
