@@ -173,12 +173,11 @@ func (p *pool) resume(slot *bundleSlot) {
 		if !p.resumable(slot) {
 			return
 		}
-		err := p.resumeOnce(slot)
-		if err == nil {
-			pause = resumeFirst
-			continue // another one may have gone meanwhile
+		if err := p.resumeOnce(slot); err == nil {
+			pause = resumeFirst // and look again: lanes that die at once must not be made in a hurry
+		} else {
+			p.logger.Debug("no lane yet", "node", slot.node, "error", err)
 		}
-		p.logger.Debug("no lane yet", "node", slot.node, "error", err)
 		timer := time.NewTimer(rand.N(pause) + pause/2)
 		select {
 		case <-timer.C:
