@@ -114,6 +114,8 @@ func splice(ctx context.Context, client, node *tunnel.Peeked) (moved int64) {
 	defer stop()
 	clientRest, clientConn := client.Bare()
 	nodeRest, nodeConn := node.Bare()
+	bundle.SettleCongestion(clientConn)
+	bundle.SettleCongestion(nodeConn)
 	var both sync.WaitGroup
 	var up, down int64
 	both.Go(func() { up = move(nodeConn, clientRest, clientConn) })

@@ -84,6 +84,9 @@ func newLane(b *Bundle, conn net.Conn, info LaneInfo) *lane {
 		in:   bufio.NewReaderSize(conn, 16<<10), body: make([]byte, 32+maxGrant),
 	}
 	l.cond.L = &b.mu
+	if info.Direct {
+		SettleCongestion(conn)
+	}
 	return l
 }
 
