@@ -24,6 +24,7 @@ const (
 	TypeConfig    = "config"     // from a node, NodeConfig
 	TypeStoreTest = "store-test" // to a node, StoreTest
 	TypeDrain     = "drain"      // either way, Drain
+	TypeRelays    = "relays"     // from a relay, Relays
 	TypeEnrol     = "enrol"      // from a newcomer, Enrol
 	TypeError     = "error"      // answer or farewell, Error
 )
@@ -66,6 +67,8 @@ type Hello struct {
 	Relay            string `json:"relay,omitempty"` // its identity
 	Ports            Ports  `json:"ports,omitzero"`
 	HeartbeatSeconds int    `json:"heartbeat_seconds,omitempty"`
+	// Relays are all of the relay's instance, where there are several.
+	Relays []RelayInfo `json:"relays,omitempty"`
 }
 
 // StoreInfo announces a store of a node.
@@ -80,6 +83,18 @@ type Ports struct {
 	TLS  int `json:"tls,omitempty"`
 	QUIC int `json:"quic,omitempty"`
 	HTTP int `json:"http,omitempty"`
+}
+
+// RelayInfo is one relay of an instance, and where it is.
+type RelayInfo struct {
+	Identity string `json:"identity"`
+	Host     string `json:"host"`
+	Ports    Ports  `json:"ports"`
+}
+
+// Relays tells of a list of relays that changed: all of them.
+type Relays struct {
+	Relays []RelayInfo `json:"relays"`
 }
 
 // Heartbeat is what a node reports about itself.
@@ -249,6 +264,8 @@ type Enrolled struct {
 	Host     string   `json:"host"` // the relay's name, as it is configured
 	Ports    Ports    `json:"ports"`
 	Counter  int      `json:"counter"`
+	// Relays are all of the relay's instance, where there are several.
+	Relays []RelayInfo `json:"relays,omitempty"`
 }
 
 // Join is the preamble of a session lane: what the lane is for. It is a hint to

@@ -116,6 +116,7 @@ func TestProtocolPageHasTheLimits(t *testing.T) {
 	for _, want := range []string{
 		"1 to " + strconv.Itoa(maxMessage), "1 to " + strconv.Itoa(maxJoin), "at most " + strconv.Itoa(maxPeek),
 		"windows up to " + strconv.Itoa(streamWindow>>20) + " MiB", "every " + strconv.Itoa(int(keepAlive.Seconds())) + " s",
+		"at most " + strconv.Itoa(maxRelays) + ", the sender", "identity (at most " + strconv.Itoa(maxIdentity) + " bytes)", "host (at most " + strconv.Itoa(maxHost) + ")",
 		"`" + ALPN + "`", "`" + ALPNLane + "`", "EXPORTER-ebbgate-enrol", laneLabel,
 	} {
 		if !strings.Contains(plain, want) {
