@@ -34,6 +34,7 @@ type Bundle struct {
 	bestBulk    int    // and of those that carry bulk
 	wantExpress bool   // a direct lane for small frames would be used
 	wantBulk    bool   // and one for bulk
+	replacing   bool   // ingress: a lane waits for its successor
 	local, peer string // identities of the first lane, and so of all
 	incarnation uint64 // of the far end
 	secretKnown bool   // ingress: the node answered, it has the secret
@@ -218,10 +219,11 @@ func (b *Bundle) addLane(conn net.Conn, info LaneInfo, peerIncarnation uint64) (
 	b.joined, b.local, b.peer, b.incarnation = true, info.Local, info.Peer, peerIncarnation
 	b.graceAt = time.Time{}
 	l := newLane(b, conn, info)
-	l.bit = 1 << (b.laneCount % 64)
+	l.number, l.bit = b.laneCount, 1<<(b.laneCount%64)
 	b.laneCount++
 	b.lanes = append(b.lanes, l)
 	b.rankLocked()
+	b.partLocked()
 	b.cfg.Metrics.lanes.Inc()
 	l.pingAt = time.Now()
 	b.armLocked(l.pingAt)
@@ -242,12 +244,18 @@ func (b *Bundle) dropLaneLocked(l *lane, err error) {
 	l.cond.Signal()
 	b.closers = append(b.closers, l.conn)
 	b.cfg.Metrics.lanes.Dec()
-	reason := reasonOf(err)
+	reason, parted := reasonOf(err), l.partedLocked()
+	if parted {
+		reason = l.replaced
+	}
 	b.cfg.Metrics.laneEnds.WithLabelValues(reason.String()).Inc()
 	b.cfg.Logger.Debug("lane over", "carrier", l.info.Carrier, "peer", l.info.Peer, "reason", reason.String(), "error", err)
 	l.repeatLocked()
 	l.sent.clear()
 	for _, s := range b.streams {
+		if parted {
+			s.current &^= l.bit
+		}
 		s.resumedLocked(l)
 	}
 	if b.err != nil {

@@ -68,6 +68,15 @@ const (
 	CodeLaneRefused Code = 45
 	// CodeLaneSilent is a lane that did not answer its pings.
 	CodeLaneSilent Code = 46
+
+	// CodeRecords is a lane whose keys protected as many records as they may.
+	CodeRecords Code = 50
+	// CodeCertificate is a lane that began with a certificate which was renewed.
+	CodeCertificate Code = 51
+	// CodeDraining is a lane through a relay that stops.
+	CodeDraining Code = 52
+	// CodeMoved is a lane whose session, carrier or proxy is not used any more.
+	CodeMoved Code = 53
 )
 
 var codeNames = map[Code]string{
@@ -99,6 +108,10 @@ var codeNames = map[Code]string{
 	CodeUnknownBundle:    "unknown-bundle",
 	CodeLaneRefused:      "lane-refused",
 	CodeLaneSilent:       "lane-silent",
+	CodeRecords:          "records",
+	CodeCertificate:      "certificate",
+	CodeDraining:         "draining",
+	CodeMoved:            "moved",
 }
 
 // String is the name that logs, metrics and answers use. All codes of a newer

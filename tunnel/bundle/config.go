@@ -54,6 +54,14 @@ type LaneInfo struct {
 	// Direct marks a lane that is a connection of its own. Where there is one,
 	// bulk uses no other.
 	Direct bool
+	// Over is what the lane travels on, for the caller's own use in Replace.
+	Over any
+	// Worn tells whether the lane's keys have protected as much as they may: it is
+	// replaced then; nil: never. It is called under a lock and must be quick.
+	Worn func() bool
+	// Replaced is called once, at an ingress, when another lane is wanted in the
+	// place of this one; nil: nobody makes one.
+	Replaced func()
 }
 
 // Request is what a stream's OPEN says.

@@ -44,12 +44,14 @@ const (
 	framePong frameType = 12
 	// code(2): 0 this lane only, else the whole bundle is over
 	frameGoAway frameType = 13
+	// code(2): why the node wants another lane instead of this one
+	frameReplace frameType = 14
 )
 
 var frameNames = map[frameType]string{
 	frameHello: "HELLO", frameOpen: "OPEN", frameOpened: "OPENED", frameRefused: "REFUSED",
 	frameData: "DATA", frameAck: "ACK", frameFin: "FIN", frameFinAck: "FIN_ACK", frameRst: "RST",
-	frameLack: "LACK", framePing: "PING", framePong: "PONG", frameGoAway: "GOAWAY",
+	frameLack: "LACK", framePing: "PING", framePong: "PONG", frameGoAway: "GOAWAY", frameReplace: "REPLACE",
 }
 
 func (t frameType) String() string {
@@ -86,6 +88,7 @@ var bodyRange = map[frameType][2]int{
 	framePing:    {8, 8},
 	framePong:    {8, 8},
 	frameGoAway:  {2, 2},
+	frameReplace: {2, 2},
 }
 
 // sizes is bodyRange for the reader, by type.
@@ -191,6 +194,11 @@ func appendNumber(b []byte, typ frameType, n uint64) []byte {
 func appendGoAway(b []byte, code Code) []byte {
 	b = appendHeader(b, frameGoAway, 2)
 	return binary.BigEndian.AppendUint16(b, uint16(code))
+}
+
+func appendReplace(b []byte, reason Code) []byte {
+	b = appendHeader(b, frameReplace, 2)
+	return binary.BigEndian.AppendUint16(b, uint16(reason))
 }
 
 // hello is the body of a HELLO.

@@ -38,6 +38,8 @@ func (b *Bundle) handleLocked(l *lane, typ frameType, body []byte) error {
 		return nil
 	case frameGoAway:
 		return b.goAwayLocked(l, Code(binary.BigEndian.Uint16(body)))
+	case frameReplace:
+		return b.replaceLocked(l, Code(binary.BigEndian.Uint16(body)))
 	case frameOpen:
 		return b.openLocked(l, body)
 	case frameHello:
@@ -122,9 +124,12 @@ func (s *Stream) finAckedLocked() error {
 // goAwayLocked takes a GOAWAY: the lane closes soon, or the far end is over.
 func (b *Bundle) goAwayLocked(l *lane, code Code) error {
 	if code == CodeOK {
-		l.closing = true
-		b.rankLocked()
-		b.wakeAllLocked()
+		l.farAway, l.lackNow = true, true
+		if !l.closing {
+			l.giveNoticeLocked()
+			l.partLocked()
+		}
+		l.wakeLocked()
 		return nil
 	}
 	if code == CodeUnknownBundle {
@@ -133,6 +138,16 @@ func (b *Bundle) goAwayLocked(l *lane, code Code) error {
 	err := &EndError{Reason: code}
 	b.overLocked(err, true)
 	return err
+}
+
+// replaceLocked takes a REPLACE: the node wants another lane instead of this one.
+func (b *Bundle) replaceLocked(l *lane, reason Code) error {
+	if b.role != roleIngress || reason == CodeOK {
+		return violation("REPLACE from an ingress, or without a reason")
+	}
+	l.replaceLocked(reason)
+	b.partLocked()
+	return nil
 }
 
 // openLocked takes an OPEN at a node: dials the store, once.

@@ -12,11 +12,12 @@ import (
 // lane is one authenticated byte pipe of a bundle: one reader, one writer.
 type lane struct {
 	// static after construction
-	b    *Bundle
-	conn net.Conn
-	info LaneInfo
-	bit  uint64        // stands for the lane in its streams' reports
-	gone chan struct{} // closed when the lane is dropped
+	b      *Bundle
+	conn   net.Conn
+	info   LaneInfo
+	number uint          // of the bundle's lanes, counted as they came
+	bit    uint64        // stands for the lane in its streams' reports
+	gone   chan struct{} // closed when the lane is dropped
 
 	// owned by the reader
 	in   *bufio.Reader
@@ -30,7 +31,16 @@ type lane struct {
 	cond       sync.Cond // the writer waits for work
 	idle       bool
 	dead       bool
-	closing    bool // the far end is about to close this lane
+	closing    bool      // this lane ends soon: nothing new goes here
+	farAway    bool      // the far end said GOAWAY
+	replaced   Code      // why the lane is to be replaced; CodeOK: it stays
+	noticed    bool      // who made it knows
+	askReplace bool      // a REPLACE is to be written
+	succeeded  bool      // it took another lane's place
+	replaceAt  time.Time // when any other lane may take its place
+	partingAt  time.Time // when its orderly end has taken long enough
+	wroteLast  bool      // its last LACK went out
+	heardLast  bool      // the far end's last LACK came after ours
 	sent       fifo[record]
 	sentBytes  uint64 // of frames that LACK counts
 	lacked     uint64 // of those, what the far end took
@@ -237,6 +247,7 @@ func (l *lane) lackLocked(taken uint64) error {
 	for l.sent.len() > 0 && l.sent.front().end <= taken {
 		l.sent.pop().arrivedLocked()
 	}
+	l.heardLast = l.partedLocked() && l.lackSaid == l.taken
 	l.sampleLocked()
 	if l.idle {
 		l.wakeLocked()
@@ -292,6 +303,12 @@ func (l *lane) write(done chan<- struct{}) {
 	b.mu.Lock()
 	for {
 		for !l.dead && !b.fillLocked(l) {
+			if l.closableLocked() {
+				b.dropLaneLocked(l, &EndError{Reason: l.replaced})
+				b.unlock()
+				b.mu.Lock()
+				continue
+			}
 			l.idle = true
 			l.cond.Wait()
 		}
@@ -309,6 +326,10 @@ func (l *lane) write(done chan<- struct{}) {
 		}
 		if err != nil {
 			b.dropLaneLocked(l, &EndError{Reason: CodeLanesLost, Err: err})
+		} else {
+			l.wornLocked()
+		}
+		if len(b.closers) > 0 {
 			b.unlock()
 			b.mu.Lock()
 		}
@@ -352,7 +373,7 @@ func (l *lane) tickLocked(now time.Time) time.Time {
 		l.pingAt = now.Add(interval)
 		l.wakeLocked()
 	}
-	return earliest(l.lackAt, l.pingAt, l.doubtLocked(now))
+	return earliest(l.lackAt, l.pingAt, l.doubtLocked(now), l.replaceTickLocked(now))
 }
 
 // The time without a LACK after which a lane is suspect: on paths shorter than

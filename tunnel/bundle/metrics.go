@@ -13,6 +13,7 @@ type Metrics struct {
 	dropped      *prometheus.CounterVec // reason
 	repeated     prometheus.Counter
 	suspects     prometheus.Counter
+	replaced     *prometheus.CounterVec // reason
 	bytesRead    prometheus.Counter
 	bytesWritten prometheus.Counter
 }
@@ -39,11 +40,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		dropped:      vec("frames_dropped_total", "Frames without effect, by reason."),
 		repeated:     counter("chunks_repeated_total", "Chunks that were sent again on another lane."),
 		suspects:     counter("lanes_suspected_total", "Times that a lane was silent for too long and its frames went elsewhere."),
+		replaced:     vec("lanes_replaced_total", "Lanes that were to be replaced by others, by reason."),
 		bytesRead:    counter("socket_read_bytes_total", "Bytes read from jobs' and stores' sockets."),
 		bytesWritten: counter("socket_written_bytes_total", "Bytes written to jobs' and stores' sockets."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.streams, m.lanes, m.opened, m.ended, m.refused, m.laneEnds, m.dropped, m.repeated, m.suspects, m.bytesRead, m.bytesWritten)
+		reg.MustRegister(m.streams, m.lanes, m.opened, m.ended, m.refused, m.laneEnds, m.dropped, m.repeated, m.suspects, m.replaced, m.bytesRead, m.bytesWritten)
 	}
 	return m
 }

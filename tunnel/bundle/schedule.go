@@ -46,6 +46,11 @@ func (b *Bundle) ownFramesLocked(l *lane) {
 		l.out = appendNumber(l.out, framePing, l.pingNonce)
 		l.countLocked(headerSize + 8)
 	}
+	if l.askReplace {
+		l.askReplace = false
+		l.out = appendReplace(l.out, l.replaced)
+		l.countLocked(headerSize + 2)
+	}
 	if l.goAway {
 		l.goAway, l.lastWords = false, true
 		l.out = appendGoAway(l.out, l.goAwayCode)
@@ -174,7 +179,7 @@ func (b *Bundle) Wanted() (express, bulk bool) {
 // directLocked tells whether there is a direct lane of a class.
 func (b *Bundle) directLocked(express bool) bool {
 	for _, l := range b.lanes {
-		if l.info.Direct && l.info.Express == express && !l.closing {
+		if l.info.Direct && l.info.Express == express && !l.closing && l.replaced == CodeOK {
 			return true
 		}
 	}

@@ -27,6 +27,7 @@ type path struct {
 	size   int
 	frozen bool
 	closed bool
+	ended  bool // after what is on its way
 }
 
 type arrival struct {
@@ -53,10 +54,10 @@ func (p *path) write(data []byte) (n int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(data) > 0 {
-		for p.size >= pathRoom && !p.closed {
+		for p.size >= pathRoom && !p.closed && !p.ended {
 			p.cond.Wait()
 		}
-		if p.closed {
+		if p.closed || p.ended {
 			return n, net.ErrClosed
 		}
 		part := data[:min(len(data), pathRoom-p.size)]
@@ -88,6 +89,9 @@ func (p *path) read(b []byte) (int, error) {
 			p.size -= n
 			p.cond.Broadcast()
 			return n, nil
+		}
+		if p.ended && len(p.pieces) == 0 {
+			return 0, io.EOF
 		}
 		p.cond.Wait()
 	}
@@ -231,13 +235,17 @@ func schedule(t *testing.T, seed uint64) {
 			case <-time.After(time.Duration(random(int64(400 * time.Millisecond)))):
 			}
 			l := lanes[random(int64(len(lanes)))]
-			switch random(6) {
+			switch random(8) {
 			case 0:
 				l.kill()
 			case 1:
 				l.freeze(true)
 			case 2, 3:
 				l.freeze(false)
+			case 4:
+				p.ingress.Replace(CodeRecords, func(LaneInfo) bool { return random(2) == 0 })
+			case 5:
+				p.node.Replace(CodeMoved, func(LaneInfo) bool { return random(2) == 0 })
 			default:
 				if len(lanes) < 500 {
 					lanes = append(lanes, add())

@@ -203,6 +203,9 @@ func (r record) repeatLocked() {
 func (b *Bundle) forgetLocked(s *Stream) {
 	if b.streams[s.id] == s {
 		delete(b.streams, s.id)
+		if len(b.streams) == 0 {
+			b.partLocked()
+		}
 	}
 }
 
