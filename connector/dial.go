@@ -69,7 +69,7 @@ func (d *dialer) within(ctx context.Context, st config.Store, timeout time.Durat
 	if len(allowed) == 0 {
 		return nil, refusedAddresses(st, refused)
 	}
-	sock, misses := d.race(ctx, st, interleave(allowed))
+	sock, misses := d.connectTo(ctx, st, allowed)
 	if sock == nil {
 		return nil, unreached(st, misses, timeout)
 	}
@@ -161,6 +161,19 @@ type attempt struct {
 	stop     context.CancelFunc
 	replaced bool // gave its place up
 	sock     bundle.Socket
+}
+
+// connectTo connects to one of the addresses; without a socket, it tells what
+// became of each.
+func (d *dialer) connectTo(ctx context.Context, st config.Store, list []netip.AddrPort) (bundle.Socket, []miss) {
+	if len(list) > 1 {
+		return d.race(ctx, st, interleave(list))
+	}
+	sock, err := d.connector()(ctx, st, list[0])
+	if err != nil {
+		return nil, []miss{{list[0], err}}
+	}
+	return sock, nil
 }
 
 // race tries addresses in their order, the next one when the last one failed or

@@ -39,13 +39,23 @@ func (g *gate) open(ctx context.Context, peer string, req bundle.Request) (bundl
 	}
 	g.metrics.dials.WithLabelValues(outcome).Inc()
 	g.metrics.dialSeconds.Observe(time.Since(start).Seconds())
-	log := g.logger.With("peer", peer, "job", gr.Job, "run", gr.Run, "store", gr.Store, "uuid", fmt.Sprintf("%x", req.UUID))
+	if g.logger.Enabled(ctx, slog.LevelDebug) {
+		g.tell(peer, req, gr, sock, err, time.Since(start))
+	}
 	if err != nil {
-		log.Debug("dial refused", "code", outcome, "reason", err.Error())
 		return nil, err
 	}
-	log.Debug("store dialled", "address", sock.RemoteAddr().String(), "ms", time.Since(start).Milliseconds())
 	return sock, nil
+}
+
+// tell logs what became of an OPEN.
+func (g *gate) tell(peer string, req bundle.Request, gr grant.Grant, sock bundle.Socket, err error, took time.Duration) {
+	log := g.logger.With("peer", peer, "job", gr.Job, "run", gr.Run, "store", gr.Store, "uuid", fmt.Sprintf("%x", req.UUID))
+	if refused := (*bundle.RefusedError)(nil); errors.As(err, &refused) {
+		log.Debug("dial refused", "code", refused.Code(), "reason", refused.Error())
+		return
+	}
+	log.Debug("store dialled", "address", sock.RemoteAddr().String(), "ms", took.Milliseconds())
 }
 
 func (g *gate) tryOpen(ctx context.Context, peer string, req bundle.Request) (bundle.Socket, grant.Grant, error) {

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -16,7 +17,8 @@ const runLinger = 5 * time.Second
 type runs struct {
 	mu sync.Mutex
 	// guarded by mu
-	open map[runKey]*run
+	open   map[runKey]*run
+	pruned time.Time // when those that were over were last forgotten
 }
 
 type runKey struct {
@@ -48,12 +50,14 @@ func (r *runs) enter(job jobKey, name, peer string) *run {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for k, old := range r.open {
-		if old.streams == 0 && now.Sub(old.last) > runLinger {
-			delete(r.open, k)
-		}
-	}
 	u := r.open[key]
+	if u != nil && u.over(now) {
+		u = nil
+	}
+	if now.Sub(r.pruned) > runLinger {
+		r.pruned = now
+		maps.DeleteFunc(r.open, func(_ runKey, old *run) bool { return old.over(now) })
+	}
 	if u == nil {
 		u = &run{runs: r, key: key, id: name}
 		if name == "" {
@@ -64,6 +68,10 @@ func (r *runs) enter(job jobKey, name, peer string) *run {
 	u.streams++
 	return u
 }
+
+// over tells whether the run has had no stream for so long that the next one
+// begins another; the caller holds runs.mu.
+func (u *run) over(now time.Time) bool { return u.streams == 0 && now.Sub(u.last) > runLinger }
 
 // leave counts a stream out.
 func (u *run) leave() {

@@ -87,6 +87,9 @@ func (d *door) carry(stream Stream, sock *armedConn, prefix []byte, job Job, tar
 
 // tell logs the end of a stream.
 func (d *door) tell(report bundle.Report, job Job, target Target) {
+	if !d.logger.Enabled(context.Background(), slog.LevelDebug) {
+		return
+	}
 	d.logger.Debug("stream over", "job", job.Name, "run", job.Run, "target", target.Host, "uuid", fmt.Sprintf("%x", report.UUID),
 		"sent", report.Sent, "received", report.Received, "reason", report.Reason.String())
 }

@@ -117,27 +117,34 @@ func (c *armedConn) arm() {
 // disarmOnAnswer lets the next Write take the reset back.
 func (c *armedConn) disarmOnAnswer() { c.armed.Store(false) }
 
+// watchAfter is how long a dial takes before the ingress looks whether the peer
+// still wants it. Most are over by then, and cost nothing.
+const watchAfter = 20 * time.Millisecond
+
 // whileOpen gives a context that ends when the peer gives up during a dial. The
-// function that it returns ends the watch and gives the bytes that came
+// function that it returns ends the watch and gives the bytes that were read
 // meanwhile, which belong to the stream.
 func (c *armedConn) whileOpen(ctx context.Context) (watched context.Context, done func() []byte) {
 	watched, cancel := context.WithCancel(ctx)
 	var early []byte
 	over := make(chan struct{})
-	go func() {
+	timer := time.AfterFunc(watchAfter, func() {
 		defer close(over)
-		buf := make([]byte, 4<<10)
+		buf := make([]byte, 1<<10)
 		n, err := c.Socket.Read(buf)
 		early = buf[:n]
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, io.EOF) {
 			cancel() // a reset; after a mere end of its bytes it still wants answers
 		}
-	}()
+	})
 	return watched, func() []byte {
+		defer cancel()
+		if timer.Stop() {
+			return nil
+		}
 		_ = c.SetReadDeadline(time.Unix(1, 0))
 		<-over
 		_ = c.SetReadDeadline(time.Time{})
-		cancel()
 		return early
 	}
 }

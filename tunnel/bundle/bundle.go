@@ -43,6 +43,7 @@ type Bundle struct {
 	seen        seenSet // node: every stream that ever was
 	opening     int     // node: dials under way
 	draining    bool    // node: no new streams
+	grant       string  // node: of the newest stream; those of a run share one
 	control     fifo[*Stream]
 	light       fifo[*Stream] // with chunks to send, not bulk
 	bulk        fifo[*Stream]

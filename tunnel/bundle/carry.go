@@ -13,7 +13,6 @@ import (
 // directions resets it.
 func (s *Stream) Carry(sock Socket, prefix []byte) Report {
 	b := s.b
-	SettleCongestion(sock)
 	b.mu.Lock()
 	s.attachLocked(sock)
 	b.mu.Unlock()

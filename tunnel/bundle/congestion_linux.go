@@ -46,4 +46,3 @@ func controlTCP(conn net.Conn, f func(fd int)) {
 		}
 	}
 }
-

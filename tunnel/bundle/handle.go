@@ -172,7 +172,10 @@ func (b *Bundle) openLocked(l *lane, body []byte) error {
 	s := b.newStream(id)
 	copy(s.uuid[:], body[8:24])
 	s.send.credit = beUint64(body[24:])
-	s.grant = string(body[32:])
+	if string(body[32:]) != b.grant {
+		b.grant = string(body[32:])
+	}
+	s.grant = b.grant
 	b.streams[id] = s
 	switch {
 	case b.draining:

@@ -201,8 +201,7 @@ func (n *Node) Close(reason Code) {
 // serve is the life of one stream at the node: dial, answer, carry.
 func (s *Stream) serve(peer string) {
 	b := s.b
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
+	ctx, cancel := context.WithCancel(context.Background()) // until the stream's end
 	b.mu.Lock()
 	s.cancel = cancel
 	over := s.phase == phaseOver
@@ -220,10 +219,12 @@ func (s *Stream) serve(peer string) {
 		errors.As(err, &refused)
 		s.refuseLocked(refused.Reason, refused.Text)
 		b.unlock()
+		cancel()
 		return
 	case s.phase == phaseOver:
 		b.closers = append(b.closers, sock)
 		b.unlock()
+		cancel()
 		return
 	}
 	s.phase = phaseOpen
@@ -231,5 +232,8 @@ func (s *Stream) serve(peer string) {
 	b.cfg.Metrics.opened.Inc()
 	s.markLocked(kindOpened)
 	b.unlock()
-	s.Carry(sock, nil)
+	b.tasks.Go(func() { // on a stack that no dial has grown
+		defer cancel()
+		s.Carry(sock, nil)
+	})
 }

@@ -192,6 +192,10 @@ func (s *Stream) drain() {
 			p := s.recv.inOrder.pop()
 			crc := s.recv.crc
 			b.mu.Unlock()
+			if p.n > bulkThreshold && !s.settled {
+				s.settled = true
+				SettleCongestion(s.sock)
+			}
 			crc = crc32.Update(crc, castagnoli, p.bytes())
 			_, err := s.sock.Write(p.bytes())
 			p.buf.give()

@@ -40,6 +40,8 @@ type Stream struct {
 	cond     sync.Cond // the socket's reader waits for room
 	ready    bool      // in b.light or b.bulk
 	lateAck  bool      // in b.late
+
+	settled bool // the socket's congestion control; owned by drain
 }
 
 type phase uint8
