@@ -5,86 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
-// bench runs everything and prints and saves the report.
+func sectionNames() []string { return []string{"lan", "wan"} }
+
+// bench measures everything and prints and saves the report.
 func bench(ctx context.Context, o options) error {
-	if err := raiseFiles(); err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp("", "ebbgate-bench-")
-	if err != nil {
-		return fmt.Errorf("bench: %w", err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	store, addr, err := startRole(ctx, "store", nil)
+	r, err := measureAll(ctx, o)
 	if err != nil {
 		return err
-	}
-	defer store.Kill()
-	s := &site{store: addr, dir: dir}
-	if slices.ContainsFunc(o.rows, func(name string) bool { return strings.Contains(name, "-") }) {
-		o.say("building ebbgate")
-		var remove func()
-		if s.binary, remove, s.noBinary = rig.Build(ctx); s.noBinary == nil {
-			defer remove()
-		}
-	}
-	r := newReport(o)
-	paths := make(map[*rowFound]*path)
-	defer func() {
-		for _, p := range paths {
-			p.stop()
-		}
-	}()
-	for _, row := range rows {
-		if !slices.Contains(o.rows, row.name) {
-			continue
-		}
-		found := &rowFound{Name: row.name, Samples: make(map[string][]sample), Errors: make(map[string]string)}
-		r.Rows = append(r.Rows, found)
-		p, err := row.start(ctx, s)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			found.NotRun = err.Error()
-			var absent *notRunError
-			if errors.As(err, &absent) {
-				found.NotRun = absent.why
-			}
-			o.say("%s: not run: %s", row.name, found.NotRun)
-			continue
-		}
-		paths[found] = p
-		o.say("%s: up", row.name)
-	}
-	for round := range o.rounds {
-		for _, m := range measures {
-			if !slices.Contains(o.measures, m.name) || (m.kind == kindIdle && round > 0) {
-				continue
-			}
-			for _, found := range r.Rows {
-				if paths[found] == nil {
-					continue
-				}
-				sample, err := m.take(ctx, paths[found], o)
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				if err != nil {
-					found.Errors[m.name] = err.Error()
-					o.say("round %d, %s, %s: failed: %v", round+1, found.Name, m.name, err)
-					continue
-				}
-				found.Samples[m.name] = append(found.Samples[m.name], sample)
-				o.say("round %d, %s, %s: %v", round+1, found.Name, m.name, sample)
-			}
-		}
 	}
 	r.print(os.Stdout)
 	if o.out == "" {
@@ -96,6 +30,128 @@ func bench(ctx context.Context, o options) error {
 	}
 	fmt.Println("written:", file)
 	return nil
+}
+
+// measureAll measures what the options ask for.
+func measureAll(ctx context.Context, o options) (*report, error) {
+	if err := raiseFiles(); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "ebbgate-bench-")
+	if err != nil {
+		return nil, fmt.Errorf("bench: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	s := site{dir: dir}
+	if o.rows == nil || slices.ContainsFunc(o.rows, func(name string) bool { return strings.Contains(name, "-") }) {
+		o.say("building ebbgate")
+		var remove func()
+		if s.binary, remove, s.noBinary = rig.Build(ctx); s.noBinary == nil {
+			defer remove()
+		}
+	}
+	r := newReport(o)
+	if slices.Contains(o.only, "lan") {
+		if err := lan(ctx, r, s, o); err != nil {
+			return nil, err
+		}
+	}
+	if slices.Contains(o.only, "wan") {
+		if err := wanSection(ctx, r, s, o); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// start starts a row for a section.
+func (f *section) start(ctx context.Context, row row, s site, o options) (*rowFound, *path, error) {
+	found := &rowFound{Name: row.name, Samples: make(map[string][]sample), Errors: make(map[string]string)}
+	f.Rows = append(f.Rows, found)
+	p, err := row.up(ctx, s)
+	if ctx.Err() != nil {
+		return nil, nil, ctx.Err()
+	}
+	if err != nil {
+		found.NotRun = err.Error()
+		var absent *notRunError
+		if errors.As(err, &absent) {
+			found.NotRun = absent.why
+		}
+		o.say("%s: not run: %s", row.name, found.NotRun)
+	}
+	return found, p, nil
+}
+
+// measure takes one sample of a row that is up.
+func (f *rowFound) measure(ctx context.Context, m measure, p *path, o options) error {
+	sample, err := m.take(ctx, p, o)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		f.Errors[m.name] = err.Error()
+		o.say("%s, %s: failed: %v", f.Name, m.name, err)
+		return nil
+	}
+	f.Samples[m.name] = append(f.Samples[m.name], sample)
+	o.say("%s, %s: %v", f.Name, m.name, sample)
+	return nil
+}
+
+// lan measures all rows on loopback, in turns.
+func lan(ctx context.Context, r *report, s site, o options) error {
+	s.near, s.far = here, here
+	store, addr, err := startRole(ctx, here, "store", storeInput{Listen: here.addr})
+	if err != nil {
+		return err
+	}
+	defer store.Kill()
+	s.store, s.dir = addr, filepath.Join(s.dir, "lan")
+	f := r.section("lan", nil)
+	paths := make(map[*rowFound]*path)
+	defer func() {
+		for _, p := range paths {
+			p.stop()
+		}
+	}()
+	for _, row := range rows {
+		if !wanted(o.rows, lanRows, row.name) {
+			continue
+		}
+		found, p, err := f.start(ctx, row, s, o)
+		if err != nil {
+			return err
+		}
+		if p != nil {
+			paths[found] = p
+			o.say("%s: up", row.name)
+		}
+	}
+	for round := range o.rounds {
+		for _, m := range measures {
+			if !wanted(o.measures, nil, m.name) || (m.kind == kindIdle && round > 0) {
+				continue
+			}
+			for _, found := range f.Rows {
+				if paths[found] == nil {
+					continue
+				}
+				if err := found.measure(ctx, m, paths[found], o); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// wanted tells whether a name is among the given ones, or, where none were given, among the usual ones; nil: all are.
+func wanted(given, usual []string, name string) bool {
+	if given == nil {
+		given = usual
+	}
+	return given == nil || slices.Contains(given, name)
 }
 
 // say shows progress.

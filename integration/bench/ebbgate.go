@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"time"
 
@@ -17,6 +16,18 @@ const (
 	byPort    entry = "port"    // a TCP port of the relay
 	byForward entry = "forward" // beside the job, its session on the same carrier
 )
+
+// defaults undo what the rig does to keep tests short.
+var defaults = []string{"EBBGATE_RELAYD_RESUME_GRACE=120s", "EBBGATE_CONNECTOR_RESUME_GRACE=120s", "EBBGATE_RESUME_GRACE=120s"}
+
+// lanes returns what starts a path whose node has at most so many lanes a bundle.
+func lanes(most int, start func(context.Context, *site) (*path, error)) func(context.Context, *site) (*path, error) {
+	return func(ctx context.Context, s *site) (*path, error) {
+		limited := *s
+		limited.connector = map[string]any{"lanes": map[string]any{"max": most}}
+		return start(ctx, &limited)
+	}
+}
 
 // ebbgate returns what starts a relay and a connector whose session is on a carrier.
 func ebbgate(carrier string, by entry) func(context.Context, *site) (*path, error) {
@@ -37,14 +48,22 @@ func ebbgate(carrier string, by entry) func(context.Context, *site) (*path, erro
 
 func (p *path) ebbgate(ctx context.Context, s *site, carrier string, by entry) error {
 	const gateway, store, target = "corp", "store", "corp/store"
-	dir := filepath.Join(s.dir, fmt.Sprintf("ebbgate-%s-%s", carrier, by))
-	program := rig.Program{Path: s.binary}
-	relay, err := rig.StartRelay(ctx, program, rig.RelayOptions{
-		Dir: filepath.Join(dir, "relay"),
+	near := rig.Program{Path: s.binary, Where: s.near.where, Env: defaults}
+	far := rig.Program{Path: s.binary, Where: s.far.where, Env: defaults}
+	o := rig.RelayOptions{
+		Dir: filepath.Join(s.dir, "relay"), Hostname: s.near.addr,
 		Config: map[string]any{"ingress": map[string]any{
 			"connect": "127.0.0.1:0", "ports": []any{map[string]any{"listen": "127.0.0.1:0", "target": target, "job": "bench"}},
 		}},
-	})
+	}
+	if s.near != here {
+		addrs, err := s.near.free(2)
+		if err != nil {
+			return err
+		}
+		o.Listen, o.HTTP = addrs[0], addrs[1]
+	}
+	relay, err := rig.StartRelay(ctx, near, o)
 	if err != nil {
 		return err
 	}
@@ -57,9 +76,9 @@ func (p *path) ebbgate(ctx context.Context, s *site, carrier string, by entry) e
 	if err != nil {
 		return err
 	}
-	connector, err := rig.StartConnector(ctx, program, rig.ConnectorOptions{
-		Dir: filepath.Join(dir, "connector"), Relay: relay.Address, Key: keys.Key1, Name: "node",
-		Carriers: []string{carrier}, Stores: []rig.Store{rig.Loopback(store, s.store)},
+	connector, err := rig.StartConnector(ctx, far, rig.ConnectorOptions{
+		Dir: filepath.Join(s.dir, "connector"), Relay: relay.Address, Key: keys.Key1, Name: "node",
+		Carriers: []string{carrier}, Stores: []rig.Store{rig.Loopback(store, s.store)}, Config: s.connector,
 	})
 	if err != nil {
 		return err
@@ -76,8 +95,8 @@ func (p *path) ebbgate(ctx context.Context, s *site, carrier string, by entry) e
 		p.way = way{Addr: relay.Ports[0]}
 		return nil
 	}
-	f, err := rig.StartForward(ctx, program, rig.ForwardOptions{
-		Dir: filepath.Join(dir, "job"), Relay: relay.Address, Token: token, Target: target, Carriers: []string{carrier},
+	f, err := rig.StartForward(ctx, near, rig.ForwardOptions{
+		Dir: filepath.Join(s.dir, "job"), Relay: relay.Address, Token: token, Target: target, Carriers: []string{carrier},
 	})
 	if err != nil {
 		return err

@@ -40,6 +40,7 @@ type load struct {
 	Measure string // the kind of a measure
 	Streams int
 	For     time.Duration
+	Ramp    time.Duration // of flows: what is not counted at the beginning
 }
 
 // result is what a load process found out. Durations are those of single operations, sorted.
@@ -47,13 +48,18 @@ type result struct {
 	Bytes   int64
 	Elapsed time.Duration
 	Each    []time.Duration
+	Dials   []time.Duration // during a flow, when Each are round trips
+	Flows   []tally         // of each stream
 	Failed  int
 	Failure string
 }
 
+// patience bounds a single operation on a lossy way.
+const patience = 10 * time.Second
+
 // runLoad runs a load process to its end.
-func runLoad(ctx context.Context, l load) (result, error) {
-	spec, err := roleSpec("load", l)
+func runLoad(ctx context.Context, at place, l load) (result, error) {
+	spec, err := roleSpec(at, "load", l)
 	if err != nil {
 		return result{}, err
 	}
@@ -87,6 +93,8 @@ func loadRole(ctx context.Context) error {
 		r, err = l.roundTrips(ctx)
 	case kindDial, kindDials:
 		r, err = l.dials(ctx)
+	case kindFlowUp, kindFlowDown:
+		r, err = l.flow(ctx)
 	case kindIdle:
 		return l.idle(ctx)
 	default:
@@ -96,6 +104,7 @@ func loadRole(ctx context.Context) error {
 		return err
 	}
 	slices.Sort(r.Each)
+	slices.Sort(r.Dials)
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
@@ -239,6 +248,7 @@ func (l load) dialOnce(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	if err := echo(conn); err != nil {
 		return err
 	}

@@ -1,7 +1,13 @@
-// Command bench measures, in one run on loopback, what paths from a job to a store cost: direct TCP, a naive pipe,
+// Command bench measures what paths from a job to a store cost: direct TCP, a naive pipe,
 // ssh -R, frp and chisel where they are installed, and Ebbgate by each ingress on each carrier.
 //
-//	go run ./integration/bench [-rows direct,naive,...] [-measures up,rtt,...] [-seconds 2] [-rounds 3]
+//	go run ./integration/bench [-only lan,wan] [-rows direct,naive,...] [-measures up1,rtt,...] [-seconds 2] [-rounds 3]
+//	go run ./integration/bench -only wan -rows forward-tls -loss 0.01 -congestion cubic,allowed -seconds 5
+//
+// Section lan is loopback. Section wan, which needs root, is the link of package wan, 80 ms and 200 Mbit/s, with and
+// without loss, where Cubic is the only congestion control, where BBR is the default, and where Cubic is the default but
+// a program may choose BBR. There, throughput is what the receiver counts after a ramp, while small messages go to and
+// fro and streams are dialled beside it.
 //
 // Every part of every path is a process of its own, and so are the load and the store. Rounds are interleaved: each
 // round takes every measurement of every row once, so that a drift of the machine meets all rows alike. The table
@@ -19,6 +25,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -60,27 +67,57 @@ var errUsage = errors.New("bench: wrong usage")
 
 // options are the flags.
 type options struct {
-	rows     []string
-	measures []string
-	seconds  time.Duration // of one throughput measurement
-	rounds   int
-	idle     int // streams
-	workers  int // that dial at once
-	out      string
-	quiet    bool
+	only       []string // sections
+	rows       []string // nil: each section's own
+	measures   []string // nil: each section's own
+	losses     []float64
+	congestion []string
+	seconds    time.Duration // of one throughput measurement
+	ramp       time.Duration // before it, on the long way
+	rounds     int           // on loopback
+	wanRounds  int
+	idle       int // streams
+	workers    int // that dial at once
+	out        string
+	quiet      bool
 }
 
 func parse(args []string) (options, error) {
 	var (
-		o              options
-		rows, measures string
-		seconds        float64
+		o             options
+		seconds, ramp float64
+		f             = flag.NewFlagSet("bench", flag.ContinueOnError)
 	)
-	f := flag.NewFlagSet("bench", flag.ContinueOnError)
-	f.StringVar(&rows, "rows", strings.Join(rowNames(), ","), "rows to measure")
-	f.StringVar(&measures, "measures", strings.Join(measureNames(), ","), "what to measure")
+	list := func(into *[]string, name, usage string, known []string) {
+		f.Func(name, usage+": "+strings.Join(known, ","), func(text string) error {
+			*into = strings.Split(text, ",")
+			for _, given := range *into {
+				if !slices.Contains(known, given) {
+					return fmt.Errorf("there is no %q", given)
+				}
+			}
+			return nil
+		})
+	}
+	list(&o.only, "only", "sections; default all", sectionNames())
+	list(&o.rows, "rows", "rows; default those that are usual in each section", rowNames())
+	list(&o.measures, "measures", "measures; default those that are usual in each section",
+		append(measureNames(measures), measureNames(wanMeasures)...))
+	list(&o.congestion, "congestion", "congestion control on the long way", []string{onlyCubic, defaultBBR, allowingBBR})
+	f.Func("loss", "shares of packets lost on the long way; default 0,0.01", func(text string) error {
+		for field := range strings.SplitSeq(text, ",") {
+			share, err := strconv.ParseFloat(field, 64)
+			if err != nil || share < 0 || share >= 1 {
+				return errors.New("a share is from 0 to below 1")
+			}
+			o.losses = append(o.losses, share)
+		}
+		return nil
+	})
 	f.Float64Var(&seconds, "seconds", 2, "length of one throughput measurement; the others take half of it")
-	f.IntVar(&o.rounds, "rounds", 3, "how often everything is measured")
+	f.Float64Var(&ramp, "ramp", 2, "seconds before it that do not count, on the long way")
+	f.IntVar(&o.rounds, "rounds", 3, "how often everything is measured on loopback")
+	f.IntVar(&o.wanRounds, "wan-rounds", 1, "how often everything is measured on the long way")
 	f.IntVar(&o.idle, "idle", 1000, "idle streams whose memory is measured")
 	f.IntVar(&o.workers, "workers", 16, "dials at a time where dials a second are measured")
 	f.StringVar(&o.out, "out", "bench-out", "directory of the JSON; empty: none")
@@ -91,20 +128,12 @@ func parse(args []string) (options, error) {
 		}
 		return o, err
 	}
-	o.seconds = time.Duration(seconds * float64(time.Second))
-	o.rows, o.measures = strings.Split(rows, ","), strings.Split(measures, ",")
-	for _, list := range []struct {
-		what         string
-		given, known []string
-	}{{"row", o.rows, rowNames()}, {"measure", o.measures, measureNames()}} {
-		for _, name := range list.given {
-			if !slices.Contains(list.known, name) {
-				fmt.Fprintf(os.Stderr, "bench: no %s %q; there are %s\n", list.what, name, strings.Join(list.known, ", "))
-				return o, errUsage
-			}
-		}
+	if o.only == nil {
+		o.only = sectionNames()
 	}
-	if o.rounds < 1 || o.seconds <= 0 || o.idle < 1 || o.workers < 1 || f.NArg() > 0 {
+	o.seconds = time.Duration(seconds * float64(time.Second))
+	o.ramp = time.Duration(ramp * float64(time.Second)).Round(slot)
+	if o.rounds < 1 || o.wanRounds < 1 || o.seconds <= 0 || o.ramp < 0 || o.idle < 1 || o.workers < 1 || f.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "bench: numbers must be positive, and there are no arguments")
 		return o, errUsage
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -18,6 +19,9 @@ const (
 	kindDial  = "dial"
 	kindDials = "dials"
 	kindIdle  = "idle"
+
+	kindFlowUp   = "flow-up"
+	kindFlowDown = "flow-down"
 )
 
 // measure is something that can be measured of any row.
@@ -38,7 +42,17 @@ var measures = []measure{
 	{"dials", kindDials, 0},
 }
 
-func measureNames() []string {
+// wanMeasures are those of the long way. Throughput is what arrives in a time after a ramp, and round trips and dials
+// are measured meanwhile; rtt and dial are those of the idle way.
+var wanMeasures = []measure{
+	{"dial", kindDial, 1},
+	{"up1", kindFlowUp, 1},
+	{"down1", kindFlowDown, 1},
+	{"up8", kindFlowUp, 8},
+	{"down8", kindFlowDown, 8},
+}
+
+func measureNames(measures []measure) []string {
 	var names []string
 	for _, m := range measures {
 		names = append(names, m.name)
@@ -57,10 +71,19 @@ type sample struct {
 	Failed     int                `json:"failed,omitempty"`
 	Failure    string             `json:"failure,omitempty"`
 	IdleMemory map[string]float64 `json:"bytes_per_stream,omitempty"` // by part
+
+	// Of flows; P50 and P99 are round trips' then.
+	DialP50 time.Duration `json:"dial_p50_ns,omitempty"`
+	DialP99 time.Duration `json:"dial_p99_ns,omitempty"`
+	Gap     time.Duration `json:"longest_gap_ns,omitempty"`
+	Course  []float64     `json:"mb_per_s_by_quarter_second,omitempty"` // all streams together, from the beginning
 }
 
 func (s sample) String() string {
 	switch {
+	case s.Course != nil:
+		return fmt.Sprintf("%.2f MB/s, %.2f CPU s/GB, longest gap %v; meanwhile round trip p50 %v, dial p50 %v",
+			s.MBps, sum(s.CPU), s.Gap.Round(time.Millisecond), s.P50.Round(time.Millisecond), s.DialP50.Round(time.Millisecond))
 	case s.MBps > 0:
 		return fmt.Sprintf("%.0f MB/s, %.2f CPU s/GB", s.MBps, sum(s.CPU))
 	case s.PerSecond > 0:
@@ -78,7 +101,12 @@ func (m measure) take(ctx context.Context, p *path, o options) (sample, error) {
 		return takeIdle(ctx, p, o)
 	}
 	l := load{Way: p.way, Measure: m.kind, Streams: m.streams, For: o.seconds}
-	if m.kind != kindUp && m.kind != kindDown {
+	switch m.kind {
+	case kindUp, kindDown:
+	case kindFlowUp, kindFlowDown:
+		l.Ramp = o.ramp
+		l.For += o.ramp
+	default:
 		l.For /= 2
 	}
 	if m.streams == 0 {
@@ -88,7 +116,7 @@ func (m measure) take(ctx context.Context, p *path, o options) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	r, err := runLoad(ctx, l)
+	r, err := runLoad(ctx, p.near, l)
 	if err != nil {
 		return sample{}, err
 	}
@@ -104,19 +132,46 @@ func (m measure) take(ctx context.Context, p *path, o options) (sample, error) {
 		}
 		return used
 	}
+	if len(r.Flows) > 0 {
+		s.flow(r, o.ramp)
+		s.CPU = per(float64(r.Bytes)/1e9, time.Second)
+		return s, nil
+	}
 	if r.Bytes > 0 {
 		s.MBps = float64(r.Bytes) / 1e6 / r.Elapsed.Seconds()
 		s.CPU = per(float64(r.Bytes)/1e9, time.Second)
 		return s, nil
 	}
-	if len(r.Each) > 0 {
-		s.P50, s.P99 = r.Each[len(r.Each)/2], r.Each[len(r.Each)*99/100]
-	}
+	s.P50, s.P99 = quantiles(r.Each)
 	if m.kind == kindDials {
 		s.PerSecond = float64(len(r.Each)) / r.Elapsed.Seconds()
 		s.DialCPU = per(float64(len(r.Each)), time.Millisecond)
 	}
 	return s, nil
+}
+
+// flow reads a sample off the receivers' tallies.
+func (s *sample) flow(r result, ramp time.Duration) {
+	s.P50, s.P99 = quantiles(r.Each)
+	s.DialP50, s.DialP99 = quantiles(r.Dials)
+	for _, f := range r.Flows {
+		s.MBps += f.perSecond(ramp) / 1e6
+		s.Gap = max(s.Gap, f.Gap)
+		if s.Course == nil {
+			s.Course = make([]float64, len(f.Slots))
+		}
+		for i, n := range f.Slots {
+			s.Course[i] += math.Round(float64(n)/slot.Seconds()/1e4) / 100
+		}
+	}
+}
+
+// quantiles returns the median and the 99th percentile of sorted durations.
+func quantiles(each []time.Duration) (p50, p99 time.Duration) {
+	if len(each) == 0 {
+		return 0, 0
+	}
+	return each[len(each)/2], each[len(each)*99/100]
 }
 
 // takeIdle opens idle streams and weighs the parts before and while they are open. A first, smaller crowd that
@@ -155,7 +210,7 @@ func takeIdle(ctx context.Context, p *path, o options) (sample, error) {
 
 // holdIdle starts a load that holds idle streams.
 func holdIdle(ctx context.Context, p *path, streams int) (*proc.Process, error) {
-	spec, err := roleSpec("load", load{Way: p.way, Measure: kindIdle, Streams: streams})
+	spec, err := roleSpec(p.near, "load", load{Way: p.way, Measure: kindIdle, Streams: streams})
 	if err != nil {
 		return nil, err
 	}

@@ -15,19 +15,36 @@ import (
 
 // report is everything that a run found out.
 type report struct {
-	Time       time.Time   `json:"time"`
-	Commit     string      `json:"commit"`
-	Go         string      `json:"go"`
-	Kernel     string      `json:"kernel"`
-	CPU        string      `json:"cpu"`
-	Cores      int         `json:"cores"`
-	Congestion string      `json:"congestion_control"`
-	LoadBefore string      `json:"load_before"`
-	Seconds    float64     `json:"seconds"`
-	Rounds     int         `json:"rounds"`
-	Idle       int         `json:"idle_streams"`
-	Workers    int         `json:"workers"`
-	Rows       []*rowFound `json:"rows"`
+	Time       time.Time  `json:"time"`
+	Commit     string     `json:"commit"`
+	Go         string     `json:"go"`
+	Kernel     string     `json:"kernel"`
+	CPU        string     `json:"cpu"`
+	Cores      int        `json:"cores"`
+	Congestion string     `json:"congestion_control"`
+	LoadBefore string     `json:"load_before"`
+	Seconds    float64    `json:"seconds"`
+	Rounds     int        `json:"rounds"`
+	WANRounds  int        `json:"wan_rounds"`
+	Ramp       float64    `json:"ramp_seconds"` // of the long way
+	Idle       int        `json:"idle_streams"`
+	Workers    int        `json:"workers"`
+	Sections   []*section `json:"sections"`
+	NotRun     []string   `json:"not_run,omitempty"` // sections
+}
+
+// section is a part of a run: rows that were measured under the same condition.
+type section struct {
+	Name      string      `json:"name"`
+	Condition *condition  `json:"condition,omitempty"` // of the long way
+	Rows      []*rowFound `json:"rows"`
+}
+
+// section begins a new one.
+func (r *report) section(name string, c *condition) *section {
+	s := &section{Name: name, Condition: c}
+	r.Sections = append(r.Sections, s)
+	return s
 }
 
 // rowFound is what was found out about a row: each measure's samples, in the order of the rounds.
@@ -43,7 +60,7 @@ func newReport(o options) *report {
 		Time: time.Now().UTC().Truncate(time.Second), Commit: commit(), Go: runtime.Version(),
 		Kernel: line("/proc/sys/kernel/osrelease"), CPU: cpuModel(), Cores: runtime.NumCPU(),
 		Congestion: line("/proc/sys/net/ipv4/tcp_congestion_control"), LoadBefore: line("/proc/loadavg"),
-		Seconds: o.seconds.Seconds(), Rounds: o.rounds, Idle: o.idle, Workers: o.workers,
+		Seconds: o.seconds.Seconds(), Rounds: o.rounds, WANRounds: o.wanRounds, Ramp: o.ramp.Seconds(), Idle: o.idle, Workers: o.workers,
 	}
 }
 
@@ -77,7 +94,7 @@ func (r *report) save(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("bench: %w", err)
 	}
-	path := filepath.Join(dir, "lan-"+r.Time.Format("20060102-150405")+".json")
+	path := filepath.Join(dir, "bench-"+r.Time.Format("20060102-150405")+".json")
 	body, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return "", fmt.Errorf("bench: %w", err)
@@ -143,26 +160,42 @@ func micros50(s sample) float64              { return float64(s.P50) / 1e3 }
 func micros99(s sample) float64              { return float64(s.P99) / 1e3 }
 func millis50(s sample) float64              { return float64(s.P50) / 1e6 }
 func millis99(s sample) float64              { return float64(s.P99) / 1e6 }
+func dial50(s sample) float64                { return float64(s.DialP50) / 1e6 }
+func dial99(s sample) float64                { return float64(s.DialP99) / 1e6 }
 func perSecond(s sample) float64             { return s.PerSecond }
 
 // print prints the tables.
 func (r *report) print(w io.Writer) {
 	fmt.Fprintf(w, "%s, commit %s, %s, Linux %s, %d × %s, %s, load before %s\n",
 		r.Time.Format(time.RFC3339), r.Commit, r.Go, r.Kernel, r.Cores, r.CPU, r.Congestion, r.LoadBefore)
-	fmt.Fprintf(w, "loopback; %d rounds of %.1f s; medians ± half the spread\n\n", r.Rounds, r.Seconds)
-	r.table(w, []string{"MB/s", "up 1", "up 8", "down 1", "down 8"}, func(f *rowFound) []string {
+	for _, why := range r.NotRun {
+		fmt.Fprintf(w, "not run: %s\n", why)
+	}
+	for _, f := range r.Sections {
+		if f.Condition != nil {
+			r.printWAN(w, f)
+		} else {
+			r.printLAN(w, f)
+		}
+		f.printTroubles(w)
+	}
+}
+
+func (r *report) printLAN(w io.Writer, f *section) {
+	fmt.Fprintf(w, "\nloopback; %d rounds of %.1f s; medians ± half the spread\n\n", r.Rounds, r.Seconds)
+	f.table(w, []string{"MB/s", "up 1", "up 8", "down 1", "down 8"}, func(f *rowFound) []string {
 		return []string{
 			f.cell("up1", "%.0f", mbps), f.cell("up8", "%.0f", mbps),
 			f.cell("down1", "%.0f", mbps), f.cell("down8", "%.0f", mbps),
 		}
 	})
-	r.table(w, []string{"CPU s/GB (relay+node+job)", "up 1", "up 8", "down 1", "down 8"}, func(f *rowFound) []string {
+	f.table(w, []string{"CPU s/GB (relay+node+job)", "up 1", "up 8", "down 1", "down 8"}, func(f *rowFound) []string {
 		return []string{
 			f.parts("up1", "%.2f", 1, cpu), f.parts("up8", "%.2f", 1, cpu),
 			f.parts("down1", "%.2f", 1, cpu), f.parts("down8", "%.2f", 1, cpu),
 		}
 	})
-	r.table(w, []string{
+	f.table(w, []string{
 		"", "round trip p50 µs", "p99 µs", "dial p50 ms", "p99 ms",
 		fmt.Sprintf("dials/s by %d", r.Workers), fmt.Sprintf("KB per stream, %d idle (relay+node+job)", r.Idle),
 	}, func(f *rowFound) []string {
@@ -172,27 +205,49 @@ func (r *report) print(w io.Writer) {
 			f.cell("dials", "%.0f", perSecond), f.parts("idle", "%.1f", 1024, idleMemory),
 		}
 	})
-	for _, f := range r.Rows {
-		if f.NotRun != "" {
-			fmt.Fprintf(w, "%s: not run: %s\n", f.Name, f.NotRun)
+}
+
+func (r *report) printWAN(w io.Writer, f *section) {
+	fmt.Fprintf(w, "\n%v; %d × %.1f s after %.1f s\n\n", f.Condition, r.WANRounds, r.Seconds, r.Ramp)
+	f.table(w, []string{
+		"MB/s", "up 1", "down 1", "up 8", "down 8", "CPU s/GB up 1 (relay+node+job)",
+		"round trip p50 / p99 ms, up 1", "down 1", "dial p50 / p99 ms, up 1", "down 1", "dial p50 ms, idle",
+	}, func(f *rowFound) []string {
+		return []string{
+			f.cell("up1", "%.2f", mbps), f.cell("down1", "%.2f", mbps), f.cell("up8", "%.2f", mbps), f.cell("down8", "%.2f", mbps),
+			f.parts("up1", "%.2f", 1, cpu),
+			f.cell("up1", "%.0f", millis50) + " / " + f.cell("up1", "%.0f", millis99),
+			f.cell("down1", "%.0f", millis50) + " / " + f.cell("down1", "%.0f", millis99),
+			f.cell("up1", "%.0f", dial50) + " / " + f.cell("up1", "%.0f", dial99),
+			f.cell("down1", "%.0f", dial50) + " / " + f.cell("down1", "%.0f", dial99),
+			f.cell("dial", "%.0f", millis50),
 		}
-		for name, why := range f.Errors {
-			fmt.Fprintf(w, "%s, %s: failed: %s\n", f.Name, name, why)
+	})
+}
+
+// printTroubles prints what was not run or failed.
+func (f *section) printTroubles(w io.Writer) {
+	for _, row := range f.Rows {
+		if row.NotRun != "" {
+			fmt.Fprintf(w, "%s: not run: %s\n", row.Name, row.NotRun)
 		}
-		for name, samples := range f.Samples {
+		for name, why := range row.Errors {
+			fmt.Fprintf(w, "%s, %s: failed: %s\n", row.Name, name, why)
+		}
+		for name, samples := range row.Samples {
 			for _, s := range samples {
 				if s.Failed > 0 {
-					fmt.Fprintf(w, "%s, %s: %d operations failed, the last one: %s\n", f.Name, name, s.Failed, s.Failure)
+					fmt.Fprintf(w, "%s, %s: %d operations failed, the last one: %s\n", row.Name, name, s.Failed, s.Failure)
 				}
 			}
 		}
 	}
 }
 
-func (r *report) table(w io.Writer, head []string, cells func(*rowFound) []string) {
+func (s *section) table(w io.Writer, head []string, cells func(*rowFound) []string) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, strings.Join(head, "\t"))
-	for _, f := range r.Rows {
+	for _, f := range s.Rows {
 		if f.NotRun != "" {
 			fmt.Fprintln(t, f.Name+"\tnot run"+strings.Repeat("\t", len(head)-2)) // as many cells as the others
 			continue

@@ -33,9 +33,9 @@ type ready struct {
 	Addr string `json:"addr"`
 }
 
-// startRole starts this program again in a role. Input is given to it as JSON.
-func startRole(ctx context.Context, role string, input any) (*proc.Process, string, error) {
-	spec, err := roleSpec(role, input)
+// startRole starts this program again in a role, somewhere. Input is given to it as JSON.
+func startRole(ctx context.Context, at place, role string, input any) (*proc.Process, string, error) {
+	spec, err := roleSpec(at, role, input)
 	if err != nil {
 		return nil, "", err
 	}
@@ -51,7 +51,7 @@ func startRole(ctx context.Context, role string, input any) (*proc.Process, stri
 	return p, r.Addr, nil
 }
 
-func roleSpec(role string, input any) (proc.Spec, error) {
+func roleSpec(at place, role string, input any) (proc.Spec, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return proc.Spec{}, fmt.Errorf("bench: %w", err)
@@ -60,7 +60,9 @@ func roleSpec(role string, input any) (proc.Spec, error) {
 	if err != nil {
 		return proc.Spec{}, fmt.Errorf("bench: %w", err)
 	}
-	return proc.Spec{Name: role, Path: self, Env: []string{roleEnv + "=" + role, inputEnv + "=" + string(body)}}, nil
+	return proc.Spec{
+		Name: role, Path: self, Env: []string{roleEnv + "=" + role, inputEnv + "=" + string(body)}, Where: at.where,
+	}, nil
 }
 
 // inputEnv carries a role's input.
@@ -73,9 +75,9 @@ func roleInput(v any) error {
 	return nil
 }
 
-// serve prints the ready line and serves each connection of a new loopback port.
-func serve(ctx context.Context, each func(net.Conn)) error {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// serve prints the ready line and serves each connection of a new port of an address.
+func serve(ctx context.Context, addr string, each func(net.Conn)) error {
+	ln, err := net.Listen("tcp", net.JoinHostPort(addr, "0"))
 	if err != nil {
 		return fmt.Errorf("bench: %w", err)
 	}
@@ -97,10 +99,22 @@ func serve(ctx context.Context, each func(net.Conn)) error {
 	}
 }
 
-func storeRole(ctx context.Context) error { return serve(ctx, serveStore) }
+// storeInput is what the store needs to know.
+type storeInput struct {
+	Listen string // its address, without a port
+}
+
+func storeRole(ctx context.Context) error {
+	var in storeInput
+	if err := roleInput(&in); err != nil {
+		return err
+	}
+	return serve(ctx, in.Listen, serveStore)
+}
 
 // naiveInput is what the two ends of the naive pipe need to know.
 type naiveInput struct {
+	Listen           string // address without a port
 	Next             string // where to connect to
 	Certificate, Key []byte // DER
 }
@@ -138,7 +152,7 @@ func naiveNearRole(ctx context.Context) error {
 	roots := x509.NewCertPool()
 	roots.AddCert(cert)
 	config := &tls.Config{RootCAs: roots, ServerName: "naive", MinVersion: tls.VersionTLS13}
-	return serve(ctx, func(near net.Conn) {
+	return serve(ctx, in.Listen, func(near net.Conn) {
 		far, err := tls.Dial("tcp", in.Next, config)
 		if err != nil {
 			_ = near.Close()
@@ -162,7 +176,7 @@ func naiveFarRole(ctx context.Context) error {
 		Certificates: []tls.Certificate{{Certificate: [][]byte{in.Certificate}, PrivateKey: key}},
 		MinVersion:   tls.VersionTLS13,
 	}
-	return serve(ctx, func(near net.Conn) {
+	return serve(ctx, in.Listen, func(near net.Conn) {
 		far, err := net.Dial("tcp", in.Next)
 		if err != nil {
 			_ = near.Close()

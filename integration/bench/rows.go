@@ -23,17 +23,10 @@ type row struct {
 
 // path is a row that is up.
 type path struct {
+	near  place // where the job is
 	way   way
 	parts []part
 	procs []*proc.Process
-}
-
-// site is what all rows share.
-type site struct {
-	store    string // its address
-	dir      string
-	binary   string // ebbgate; empty: noBinary says why
-	noBinary error
 }
 
 // notRunError says why a row cannot be measured here.
@@ -54,6 +47,14 @@ var rows = []row{
 	{"forward-tls", ebbgate("tls", byForward)},
 	{"forward-quic", ebbgate("quic", byForward)},
 	{"forward-wss", ebbgate("wss", byForward)},
+	{"forward-tls-8", lanes(8, ebbgate("tls", byForward))},
+	{"forward-tls-64", lanes(64, ebbgate("tls", byForward))},
+}
+
+// lanRows are those that are measured on loopback unless others are asked for.
+var lanRows = []string{
+	"direct", "naive", "ssh", "frp", "chisel", "connect-tls", "connect-quic", "connect-wss",
+	"port-tls", "forward-tls", "forward-quic", "forward-wss",
 }
 
 func rowNames() []string {
@@ -62,6 +63,20 @@ func rowNames() []string {
 		names = append(names, r.name)
 	}
 	return names
+}
+
+// up starts a row.
+func (r row) up(ctx context.Context, s site) (*path, error) {
+	s.dir = filepath.Join(s.dir, r.name)
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("bench: %w", err)
+	}
+	p, err := r.start(ctx, &s)
+	if err != nil {
+		return nil, err
+	}
+	p.near = s.near
+	return p, nil
 }
 
 // add takes over a process that is a part of the path.
@@ -87,8 +102,12 @@ func startNaive(ctx context.Context, s *site) (*path, error) {
 	}
 	p := &path{}
 	in.Next = s.store
-	for _, end := range []struct{ role, part string }{{"naive-far", "node"}, {"naive-near", "relay"}} {
-		process, addr, err := startRole(ctx, end.role, in)
+	for _, end := range []struct {
+		at         place
+		role, part string
+	}{{s.far, "naive-far", "node"}, {s.near, "naive-near", "relay"}} {
+		in.Listen = end.at.addr
+		process, addr, err := startRole(ctx, end.at, end.role, in)
 		if err != nil {
 			p.stop()
 			return nil, err
@@ -110,6 +129,7 @@ PermitRootLogin prohibit-password
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 AllowTcpForwarding yes
+GatewayPorts clientspecified
 PrintMotd no
 LogLevel ERROR
 `
@@ -135,10 +155,7 @@ func startSSH(ctx context.Context, s *site) (*path, error) {
 			return nil, fmt.Errorf("bench: %w", err)
 		}
 	}
-	dir := filepath.Join(s.dir, "ssh")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("bench: %w", err)
-	}
+	dir := s.dir
 	for _, key := range []string{"host", "user"} {
 		if _, err := proc.Run(ctx, proc.Spec{
 			Path: "ssh-keygen", Args: []string{"-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, key)},
@@ -146,7 +163,7 @@ func startSSH(ctx context.Context, s *site) (*path, error) {
 			return nil, err
 		}
 	}
-	addrs, err := freeAddrs(2)
+	addrs, err := s.near.free(2)
 	if err != nil {
 		return nil, err
 	}
@@ -156,13 +173,13 @@ func startSSH(ctx context.Context, s *site) (*path, error) {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
 	p := &path{way: way{Addr: entry}}
-	if err := p.server(ctx, "relay", server, sshd, "-D", "-e", "-f", filepath.Join(dir, "sshd_config")); err != nil {
+	if err := p.serve(ctx, s.near, "relay", s.near, server, sshd, "-D", "-e", "-f", filepath.Join(dir, "sshd_config")); err != nil {
 		return nil, err
 	}
-	_, port, _ := net.SplitHostPort(server)
-	return p, p.client(ctx, "node", entry, "ssh", "-N", "-R", entry+":"+s.store, "-p", port, "-i", filepath.Join(dir, "user"),
+	host, port, _ := net.SplitHostPort(server)
+	return p, p.serve(ctx, s.far, "node", s.near, entry, "ssh", "-N", "-R", entry+":"+s.store, "-p", port, "-i", filepath.Join(dir, "user"),
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ExitOnForwardFailure=yes",
-		"-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-F", "none", me.Username+"@127.0.0.1")
+		"-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-F", "none", me.Username+"@"+host)
 }
 
 func startFRP(ctx context.Context, s *site) (*path, error) {
@@ -171,74 +188,80 @@ func startFRP(ctx context.Context, s *site) (*path, error) {
 			return nil, &notRunError{"no " + program}
 		}
 	}
-	addrs, err := freeAddrs(2)
+	addrs, err := s.near.free(2)
 	if err != nil {
 		return nil, err
 	}
-	_, serverPort, _ := net.SplitHostPort(addrs[0])
-	_, entryPort, _ := net.SplitHostPort(addrs[1])
-	storeHost, storePort, _ := net.SplitHostPort(s.store)
 	server, client := filepath.Join(s.dir, "frps.toml"), filepath.Join(s.dir, "frpc.toml")
-	for file, config := range map[string]string{
-		server: fmt.Sprintf("bindAddr = \"127.0.0.1\"\nbindPort = %s\nproxyBindAddr = \"127.0.0.1\"\n", serverPort),
-		client: fmt.Sprintf("serverAddr = \"127.0.0.1\"\nserverPort = %s\n[[proxies]]\nname = \"store\"\ntype = \"tcp\"\n"+
-			"localIP = %q\nlocalPort = %s\nremotePort = %s\n", serverPort, storeHost, storePort, entryPort),
-	} {
+	frps, frpc := frpConfigs(addrs[0], addrs[1], s.store)
+	for file, config := range map[string]string{server: frps, client: frpc} {
 		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 			return nil, fmt.Errorf("bench: %w", err)
 		}
 	}
 	p := &path{way: way{Addr: addrs[1]}}
-	if err := p.server(ctx, "relay", addrs[0], "frps", "-c", server); err != nil {
+	if err := p.serve(ctx, s.near, "relay", s.near, addrs[0], "frps", "-c", server); err != nil {
 		return nil, err
 	}
-	return p, p.client(ctx, "node", addrs[1], "frpc", "-c", client)
+	return p, p.serve(ctx, s.far, "node", s.near, addrs[1], "frpc", "-c", client)
+}
+
+// frpConfigs are the server's and the client's: one TCP proxy, and everything else as frp has it by default.
+func frpConfigs(server, entry, store string) (frps, frpc string) {
+	serverHost, serverPort, _ := net.SplitHostPort(server)
+	entryHost, entryPort, _ := net.SplitHostPort(entry)
+	storeHost, storePort, _ := net.SplitHostPort(store)
+	frps = fmt.Sprintf("bindAddr = %q\nbindPort = %s\nproxyBindAddr = %q\n", serverHost, serverPort, entryHost)
+	frpc = fmt.Sprintf("serverAddr = %q\nserverPort = %s\n\n[[proxies]]\nname = \"store\"\ntype = \"tcp\"\n"+
+		"localIP = %q\nlocalPort = %s\nremotePort = %s\n", serverHost, serverPort, storeHost, storePort, entryPort)
+	return frps, frpc
 }
 
 func startChisel(ctx context.Context, s *site) (*path, error) {
 	if _, err := exec.LookPath("chisel"); err != nil {
 		return nil, &notRunError{"no chisel"}
 	}
-	addrs, err := freeAddrs(2)
+	addrs, err := s.near.free(2)
 	if err != nil {
 		return nil, err
 	}
-	host, port, _ := net.SplitHostPort(addrs[0])
+	server, client := chiselArgs(addrs[0], addrs[1], s.store)
 	p := &path{way: way{Addr: addrs[1]}}
-	if err := p.server(ctx, "relay", addrs[0], "chisel", "server", "--reverse", "--host", host, "--port", port); err != nil {
+	if err := p.serve(ctx, s.near, "relay", s.near, addrs[0], "chisel", server...); err != nil {
 		return nil, err
 	}
-	return p, p.client(ctx, "node", addrs[1], "chisel", "client", "http://"+addrs[0], "R:"+addrs[1]+":"+s.store)
+	return p, p.serve(ctx, s.far, "node", s.near, addrs[1], "chisel", client...)
 }
 
-// server starts a part and waits until it listens.
-func (p *path) server(ctx context.Context, name, addr, program string, args ...string) error {
-	process, err := proc.Start(proc.Spec{Path: program, Args: args})
+func chiselArgs(server, entry, store string) (serverArgs, clientArgs []string) {
+	host, port, _ := net.SplitHostPort(server)
+	return []string{"server", "--reverse", "--host", host, "--port", port},
+		[]string{"client", "http://" + server, "R:" + entry + ":" + store}
+}
+
+// serve starts a part somewhere and waits until an address accepts connections, which it or another part serves.
+func (p *path) serve(ctx context.Context, at place, name string, where place, addr, program string, args ...string) error {
+	process, err := proc.Start(proc.Spec{Path: program, Args: args, Where: at.where})
 	if err != nil {
 		p.stop()
 		return err
 	}
 	p.add(name, process)
-	if err := listens(ctx, process, addr); err != nil {
+	if err := listens(ctx, process, where, addr); err != nil {
 		p.stop()
 		return err
 	}
 	return nil
 }
 
-// client starts a part that makes another one listen.
-func (p *path) client(ctx context.Context, name, addr, program string, args ...string) error {
-	return p.server(ctx, name, addr, program, args...)
-}
-
 // listens waits until an address accepts connections.
-func listens(ctx context.Context, process *proc.Process, addr string) error {
+func listens(ctx context.Context, process *proc.Process, where place, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+		conn, err := where.Dial(ctx, "tcp", addr)
 		if err == nil {
 			return conn.Close()
 		}
@@ -250,18 +273,4 @@ func listens(ctx context.Context, process *proc.Process, addr string) error {
 			return errors.Join(process.Failure("does not serve "+addr), err)
 		}
 	}
-}
-
-// freeAddrs returns loopback addresses whose ports were free a moment ago.
-func freeAddrs(n int) ([]string, error) {
-	var addrs []string
-	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("bench: %w", err)
-		}
-		defer func() { _ = ln.Close() }()
-		addrs = append(addrs, ln.Addr().String())
-	}
-	return addrs, nil
 }

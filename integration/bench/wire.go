@@ -13,6 +13,10 @@ const (
 	askEcho = 'e' // every byte comes back, this one too
 	askDown = 'd' // and 8 bytes: nanoseconds for which to send blocks
 	askUp   = 'u' // blocks follow; the store answers the last one with one byte
+
+	// And 8 bytes: nanoseconds. The receiver counts for so long and then breaks the connection off.
+	askFlowDown = 'D' // the store sends as long as it can
+	askFlowUp   = 'U' // the store receives, and answers with its tally as JSON and a line end
 )
 
 // A block is the unit of bulk content. Its first byte says whether it is the last one, so that the end is known
@@ -88,5 +92,7 @@ func serveStore(conn net.Conn) {
 			_, _ = conn.Write(ask[:])
 			_, _ = io.Copy(io.Discard, conn)
 		}
+	case askFlowDown, askFlowUp:
+		serveFlow(conn, ask[0])
 	}
 }

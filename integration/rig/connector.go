@@ -3,6 +3,7 @@ package rig
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -45,6 +46,7 @@ type ConnectorOptions struct {
 	Carriers []string // default: auto
 	Proxy    Proxy
 	Stores   []Store
+	Config   map[string]any // more keys of connector.yaml
 }
 
 // Connector is a connector that is configured, registered, or running.
@@ -95,6 +97,7 @@ func (c *Connector) Configure() error {
 	if o.Endpoint != nil {
 		config["relay"] = o.Endpoint
 	}
+	maps.Copy(config, o.Config)
 	return writeYAML(c.Config, config)
 }
 

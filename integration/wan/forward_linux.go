@@ -12,8 +12,6 @@ import (
 )
 
 const (
-	mtu = 1500
-
 	// look is how often a busy forwarder looks for new and due packets.
 	look = 200 * time.Microsecond
 

@@ -21,9 +21,6 @@ const (
 	ToNear
 )
 
-// Seed is where the chance of every link begins.
-const Seed = 1
-
 // Link is a link that is up. Its methods are safe for concurrent use.
 type Link struct {
 	Near, Far *Side

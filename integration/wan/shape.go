@@ -40,6 +40,8 @@ func (s Shape) queue() float64 {
 // looks at its devices a few thousand times a second and not all the time.
 const burst = 500 * time.Microsecond
 
+const mtu = 1500
+
 // fate is what becomes of a packet.
 type fate int
 
@@ -55,6 +57,9 @@ type line struct {
 	last time.Duration // when the last packet arrives
 	rand *rand.Rand
 }
+
+// Seed is where the chance of every link begins.
+const Seed = 1
 
 func newLine(seed, way uint64) *line { return &line{rand: rand.New(rand.NewPCG(seed, way))} }
 

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+)
+
+// condition is what the long way is like.
+type condition struct {
+	RTT        time.Duration `json:"rtt_ns"`
+	Rate       float64       `json:"bytes_per_s"`
+	Loss       float64       `json:"loss"`
+	Congestion string        `json:"congestion_control"`
+}
+
+// The congestion controls of a condition.
+const (
+	onlyCubic   = "cubic"   // of everything: no process can choose another one
+	defaultBBR  = "bbr"     // of everything that does not choose
+	allowingBBR = "allowed" // Cubic of everything that does not choose
+)
+
+func (c *condition) String() string {
+	congestion := map[string]string{
+		onlyCubic: "Cubic only", defaultBBR: "BBR by default", allowingBBR: "Cubic by default, BBR allowed",
+	}[c.Congestion]
+	return fmt.Sprintf("%v round trip, %.0f Mbit/s, %.3g %% loss, %s", c.RTT, c.Rate*8/1e6, c.Loss*100, congestion)
+}
+
+// The long way of the bars.
+const (
+	longRTT  = 80 * time.Millisecond
+	longRate = 25e6
+)
+
+// trial is a condition of the usual run, with what is measured then.
+type trial struct {
+	loss       float64
+	congestion string
+	rows       []string
+	eight      []string // rows that are also measured with 8 streams
+}
+
+var trials = []trial{
+	{0, onlyCubic, []string{"direct", "naive", "ssh", "frp", "chisel", "forward-tls"}, nil},
+	{0.01, onlyCubic, []string{
+		"direct", "naive", "ssh", "frp", "chisel", "port-tls", "forward-tls", "forward-quic", "forward-tls-64",
+	}, []string{"naive", "forward-tls"}},
+	{0.01, defaultBBR, []string{"direct", "naive", "ssh", "frp", "chisel"}, nil},
+	{0.01, allowingBBR, []string{"port-tls", "forward-tls", "forward-tls-8"}, nil},
+}
+
+// wanSection measures rows on the long way, one after the other.
+func wanSection(ctx context.Context, r *report, s site, o options) error {
+	link, err := startLink(ctx)
+	if err != nil {
+		var absent *notRunError
+		if !errors.As(err, &absent) {
+			return err
+		}
+		r.NotRun = append(r.NotRun, "wan: "+absent.why)
+		return nil
+	}
+	defer link.close()
+	for _, t := range o.trials() {
+		c := &condition{RTT: longRTT, Rate: longRate, Loss: t.loss, Congestion: t.congestion}
+		o.say("%v", c)
+		if err := t.run(ctx, r.section("wan", c), link, s, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// trials are the usual ones, or what the flags ask for.
+func (o options) trials() []trial {
+	all := trials
+	if o.losses != nil || o.congestion != nil {
+		all = nil
+		for _, loss := range orDefault(o.losses, 0, 0.01) {
+			for _, c := range orDefault(o.congestion, onlyCubic, allowingBBR) {
+				all = append(all, trial{loss, c, []string{"direct", "naive", "ssh", "forward-tls"}, nil})
+			}
+		}
+	}
+	if o.rows == nil {
+		return all
+	}
+	chosen := slices.Clone(all)
+	for i := range chosen {
+		chosen[i].rows = o.rows
+	}
+	return chosen
+}
+
+func orDefault[T any](given []T, otherwise ...T) []T {
+	if given == nil {
+		return otherwise
+	}
+	return given
+}
+
+// run measures the rows of a trial.
+func (t trial) run(ctx context.Context, f *section, link *wanLink, s site, o options) error {
+	var err error
+	if s.near, s.far, err = link.set(*f.Condition); err != nil {
+		return err
+	}
+	if s.dir, err = os.MkdirTemp(s.dir, "wan-"); err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
+	store, addr, err := startRole(ctx, s.far, "store", storeInput{Listen: s.far.addr})
+	if err != nil {
+		return err
+	}
+	defer store.Kill()
+	s.store = addr
+	for _, row := range rows {
+		if !slices.Contains(t.rows, row.name) {
+			continue
+		}
+		found, p, err := f.start(ctx, row, s, o)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			continue
+		}
+		err = t.measure(ctx, found, p, link, o)
+		p.stop()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measure takes all samples of a row that is up.
+func (t trial) measure(ctx context.Context, found *rowFound, p *path, link *wanLink, o options) error {
+	for range o.wanRounds {
+		for _, m := range wanMeasures {
+			usual := []string{"dial", "up1", "down1"}
+			if slices.Contains(t.eight, found.Name) {
+				usual = append(usual, "up8", "down8")
+			}
+			if !wanted(o.measures, usual, m.name) {
+				continue
+			}
+			if err := found.measure(ctx, m, p, o); err != nil {
+				return err
+			}
+			if err := settle(ctx, link); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// settle waits until the link is nearly quiet: what was sent last travels for a while.
+func settle(ctx context.Context, link *wanLink) error {
+	const quiet, enough = 100 << 10, 10 * time.Second // bytes a look
+	before := link.moved()
+	for start := time.Now(); time.Since(start) < enough; {
+		if err := pause(ctx, 200*time.Millisecond); err != nil {
+			return err
+		}
+		now := link.moved()
+		if now-before < quiet {
+			return nil
+		}
+		before = now
+	}
+	return nil
+}
