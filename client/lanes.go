@@ -98,6 +98,9 @@ func (p *pool) connect(ctx context.Context, slot *bundleSlot, g *grant) (*bundle
 	p.mu.Lock()
 	closed := p.closed
 	if !closed {
+		if fresh {
+			p.tasks.Go(func() { p.grow(slot, b) })
+		}
 		slot.current = b
 		p.thickenLocked(slot, g)
 	}

@@ -332,7 +332,7 @@ func hostOf(addr net.Addr) string {
 }
 
 // maxLaneTokens bounds the tokens that one request gets.
-const maxLaneTokens = 4
+const maxLaneTokens = 16
 
 // forClient answers a client's dial: a grant that the client may use, the node
 // that it is for, and tokens for lanes to it.

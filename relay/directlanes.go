@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/tunnel"
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
@@ -218,18 +220,21 @@ func (r *Relay) keepDirectLanes(n *node, own *bundle.Bundle) {
 	}
 }
 
+// directAtOnce is how many direct lanes are made at once.
+const directAtOnce = 16
+
 // openDirectLanes makes those that are wanted.
 func (r *Relay) openDirectLanes(n *node, own *bundle.Bundle) error {
 	express, bulk := own.Wanted()
+	var making errgroup.Group
+	making.SetLimit(directAtOnce)
 	if express {
-		if err := r.openDirectLane(n, own, true); err != nil {
-			return err
-		}
+		making.Go(func() error { return r.openDirectLane(n, own, true) })
 	}
-	if bulk {
-		return r.openDirectLane(n, own, false)
+	for range bulk {
+		making.Go(func() error { return r.openDirectLane(n, own, false) })
 	}
-	return nil
+	return making.Wait()
 }
 
 // openDirectLane makes one and joins it.

@@ -33,8 +33,11 @@ type Bundle struct {
 	bestControl int    // rank of the lanes that carry small frames
 	bestBulk    int    // and of those that carry bulk
 	wantExpress bool   // a direct lane for small frames would be used
-	wantBulk    bool   // and one for bulk
 	replacing   bool   // ingress: a lane waits for its successor
+	growth      growth // and how many for bulk
+	level       level  // and how much of it may be under way
+	delivered   uint64 // bytes that LACKs covered, on all lanes
+	chunk       int    // most bytes that are read from a socket at once
 	local, peer string // identities of the first lane, and so of all
 	incarnation uint64 // of the far end
 	secretKnown bool   // ingress: the node answered, it has the secret
@@ -73,6 +76,7 @@ func NewIngress(cfg Config) *Bundle {
 
 func newBundle(cfg Config, role byte) *Bundle {
 	b := &Bundle{cfg: cfg.withDefaults(), role: role, done: make(chan struct{}), wanting: make(chan struct{}, 1), streams: make(map[uint64]*Stream)}
+	b.chunk, b.growth.most = maxChunk, DefaultMaxLanes
 	b.seen.low = 1
 	b.timer = time.AfterFunc(time.Hour, b.tick)
 	b.timer.Stop()
@@ -225,6 +229,7 @@ func (b *Bundle) addLane(conn net.Conn, info LaneInfo, peerIncarnation uint64) (
 	b.lanes = append(b.lanes, l)
 	b.rankLocked()
 	b.partLocked()
+	b.wishLocked()
 	b.cfg.Metrics.lanes.Inc()
 	l.pingAt = time.Now()
 	b.armLocked(l.pingAt)
@@ -262,6 +267,7 @@ func (b *Bundle) dropLaneLocked(l *lane, err error) {
 	if b.err != nil {
 		return
 	}
+	b.wishLocked()
 	if len(b.lanes) > 0 {
 		b.wakeAllLocked()
 		return
@@ -344,7 +350,10 @@ func (b *Bundle) tickLocked(now time.Time) (stalled map[*Stream]Socket) {
 	if due(b.pressureAt, now) {
 		b.relieveLocked(now)
 	}
-	next := earliest(b.ackAt, b.graceAt, b.pressureAt, b.stalledAt)
+	if due(b.growth.at, now) {
+		b.growLocked(now)
+	}
+	next := earliest(b.ackAt, b.graceAt, b.pressureAt, b.stalledAt, b.growth.at)
 	for _, l := range slices.Clone(b.lanes) {
 		next = earliest(next, l.tickLocked(now))
 	}

@@ -110,7 +110,7 @@ const (
 	// maxBundles bounds the bundles that one ingress identity has at a node.
 	maxBundles = 256
 	// maxLanes bounds the lanes of one bundle.
-	maxLanes = 64
+	maxLanes = MaxLanes + 16
 	// maxOpening bounds the dials that a node has under way for one bundle.
 	maxOpening = 4096
 )

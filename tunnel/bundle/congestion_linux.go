@@ -10,24 +10,35 @@ import (
 // SettleCongestion gives a TCP connection the congestion control that fits its
 // path, as the kernel measured it so far: Cubic where the round trip is below
 // 5 ms, because there BBR, which is some systems' default, paces each packet by
-// a timer and costs a tenth to a quarter more CPU for nothing. Elsewhere the
-// system's choice stays. It looks through connections with a method NetConn and
+// a timer and costs a tenth to a quarter more CPU for nothing; elsewhere BBR,
+// which loss does not slow down, and little in the kernel that was not sent. The
+// system's choice stays where the kernel has no other. It looks through connections with a method NetConn and
 // does nothing to what is not TCP, or where the kernel refuses.
 func SettleCongestion(conn net.Conn) {
 	controlTCP(conn, func(fd int) {
 		now, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
-		if err != nil || now != "bbr" {
-			return
+		if err != nil || now != "bbr" && now != "cubic" {
+			return // somebody chose it
 		}
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err != nil {
 			return
 		}
-		if rtt := time.Duration(info.Rtt) * time.Microsecond; rtt > 0 && rtt < shortPath {
-			_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "cubic")
+		fits := "cubic"
+		rtt := time.Duration(info.Rtt) * time.Microsecond
+		if rtt >= shortPath {
+			fits = "bbr"
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentLong)
+		}
+		if rtt > 0 && fits != now {
+			_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, fits)
 		}
 	})
 }
+
+// unsentLong is how many bytes the kernel takes on long paths before it can send
+// them.
+const unsentLong = 128 << 10
 
 // controlTCP calls f with the descriptor of the TCP connection at the bottom of
 // conn, if there is one.

@@ -46,12 +46,15 @@ const (
 	frameGoAway frameType = 13
 	// code(2): why the node wants another lane instead of this one
 	frameReplace frameType = 14
+	// lanes(2) most(2): direct lanes for bulk that the node would use, and allows
+	frameLanes frameType = 15
 )
 
 var frameNames = map[frameType]string{
 	frameHello: "HELLO", frameOpen: "OPEN", frameOpened: "OPENED", frameRefused: "REFUSED",
 	frameData: "DATA", frameAck: "ACK", frameFin: "FIN", frameFinAck: "FIN_ACK", frameRst: "RST",
 	frameLack: "LACK", framePing: "PING", framePong: "PONG", frameGoAway: "GOAWAY", frameReplace: "REPLACE",
+	frameLanes: "LANES",
 }
 
 func (t frameType) String() string {
@@ -89,6 +92,7 @@ var bodyRange = map[frameType][2]int{
 	framePong:    {8, 8},
 	frameGoAway:  {2, 2},
 	frameReplace: {2, 2},
+	frameLanes:   {4, 4},
 }
 
 // sizes is bodyRange for the reader, by type.
@@ -199,6 +203,12 @@ func appendGoAway(b []byte, code Code) []byte {
 func appendReplace(b []byte, reason Code) []byte {
 	b = appendHeader(b, frameReplace, 2)
 	return binary.BigEndian.AppendUint16(b, uint16(reason))
+}
+
+func appendLanes(b []byte, lanes, most int) []byte {
+	b = appendHeader(b, frameLanes, 4)
+	b = binary.BigEndian.AppendUint16(b, uint16(lanes))
+	return binary.BigEndian.AppendUint16(b, uint16(most))
 }
 
 // hello is the body of a HELLO.

@@ -40,6 +40,8 @@ func (b *Bundle) handleLocked(l *lane, typ frameType, body []byte) error {
 		return b.goAwayLocked(l, Code(binary.BigEndian.Uint16(body)))
 	case frameReplace:
 		return b.replaceLocked(l, Code(binary.BigEndian.Uint16(body)))
+	case frameLanes:
+		return b.lanesLocked(int(binary.BigEndian.Uint16(body)), int(binary.BigEndian.Uint16(body[2:])))
 	case frameOpen:
 		return b.openLocked(l, body)
 	case frameHello:

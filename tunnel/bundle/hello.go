@@ -142,7 +142,7 @@ func (b *Bundle) Open(ctx context.Context, req Request) (*Stream, error) {
 	}
 	b.lastID++
 	b.streams[s.id] = s
-	b.wantLocked(true)
+	b.wantExpressLocked()
 	s.markLocked(kindOpen)
 	b.mu.Unlock()
 

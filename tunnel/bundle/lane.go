@@ -87,6 +87,14 @@ const windowFloor = 1 << 20
 
 const maxLaneWindow = 64 << 20
 
+// On long paths a lane has less under way at first, because there are many, and
+// more of what it moves in a round trip: bytes that came wait for what was lost
+// before them.
+const (
+	longFloor = 64 << 10
+	longGain  = 4.0
+)
+
 func newLane(b *Bundle, conn net.Conn, info LaneInfo) *lane {
 	l := &lane{
 		b: b, conn: conn, info: info,
@@ -238,6 +246,7 @@ func (l *lane) lackLocked(taken uint64) error {
 	if taken <= l.lacked {
 		return nil
 	}
+	l.b.delivered += taken - l.lacked
 	l.lacked, l.heardAt = taken, time.Now()
 	if l.suspect {
 		l.suspect = false
@@ -251,6 +260,9 @@ func (l *lane) lackLocked(taken uint64) error {
 	l.sampleLocked()
 	if l.idle {
 		l.wakeLocked()
+	}
+	if l.b.level.limit > 0 && l.b.bulk.len() > 0 {
+		l.b.wakeDataLocked(true)
 	}
 	return nil
 }
@@ -268,6 +280,8 @@ func (l *lane) sampleLocked() {
 	}
 	rate := float64(l.lacked-l.sampleFrom) / elapsed.Seconds()
 	switch {
+	case rate > l.rate && l.b.growth.long: // what loss held back comes at once
+		l.rate += (rate - l.rate) / 2
 	case rate > l.rate:
 		l.rate = rate
 	case l.limited: // it could have been faster, and was not
@@ -278,15 +292,23 @@ func (l *lane) sampleLocked() {
 
 // roomLocked tells whether the lane's window lets more DATA out.
 func (l *lane) roomLocked() bool {
-	window := uint64(windowFloor)
-	if l.rtt > 0 {
-		window = max(window, min(uint64(2*l.rate*l.rtt.Seconds()), maxLaneWindow))
+	if l.b.level.limit > 0 && l.b.carriesBulkLocked(l) && l.b.fullLocked() {
+		return false
 	}
-	if l.sentBytes-l.lacked < window {
+	if l.sentBytes-l.lacked < l.windowLocked() {
 		return true
 	}
 	l.limited = true
 	return false
+}
+
+// windowLocked is how many bytes the lane may have under way.
+func (l *lane) windowLocked() uint64 {
+	floor, gain := float64(windowFloor), 2.0
+	if l.b.growth.long {
+		floor, gain = longFloor, longGain
+	}
+	return uint64(min(max(floor, gain*l.rate*l.rtt.Seconds()), maxLaneWindow))
 }
 
 func (l *lane) wakeLocked() {
@@ -368,6 +390,7 @@ func (l *lane) tickLocked(now time.Time) time.Time {
 			l.b.dropLaneLocked(l, &EndError{Reason: CodeLaneSilent})
 			return time.Time{}
 		}
+		l.b.thinLocked(now)
 		l.unanswered++
 		l.ping = true
 		l.pingAt = now.Add(interval)
@@ -449,5 +472,9 @@ func (l *lane) pongLocked(nonce uint64) {
 	l.pingSent = time.Time{}
 	if l.rtt == 0 || rtt < l.rtt {
 		l.rtt = rtt
+		l.b.measuredLocked()
+	}
+	if l.info.Express && l.b.carriesControlLocked(l) {
+		l.b.levelLocked(rtt)
 	}
 }

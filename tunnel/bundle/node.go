@@ -21,6 +21,7 @@ type Node struct {
 	count    map[string]int // bundles by peer
 	closed   *EndError
 	draining bool
+	most     int // direct lanes for bulk that a bundle may have
 
 	ending sync.WaitGroup // bundles that are over, until their goroutines ended
 }
@@ -34,7 +35,7 @@ type bundleKey struct {
 
 // NewNode makes a node's end; open dials the stores. It does no I/O.
 func NewNode(cfg Config, open OpenFunc) *Node {
-	return &Node{cfg: cfg.withDefaults(), open: open, bundles: make(map[bundleKey]*Bundle), count: make(map[string]int)}
+	return &Node{cfg: cfg.withDefaults(), open: open, bundles: make(map[bundleKey]*Bundle), count: make(map[string]int), most: DefaultMaxLanes}
 }
 
 // Serve takes a lane from an ingress: it exchanges HELLO within ten seconds (or
@@ -109,6 +110,7 @@ func (n *Node) find(h hello, info LaneInfo) (*Bundle, error) {
 	}
 	b = newBundle(n.cfg, roleNode)
 	b.id, b.secret, b.open, b.draining = h.bundle, secret, n.open, n.draining
+	b.growth.most = n.most
 	b.onOver = func() { n.ending.Go(func() { n.forget(key, b) }) }
 	n.bundles[key] = b
 	n.count[info.Peer]++
@@ -166,6 +168,19 @@ func (n *Node) Drain() {
 	for _, b := range n.all() {
 		b.mu.Lock()
 		b.draining = true
+		b.mu.Unlock()
+	}
+}
+
+// LimitLanes bounds the direct lanes for bulk of each bundle, 1 to MaxLanes: their
+// ingresses are told, and ask for no more. Those that there are stay.
+func (n *Node) LimitLanes(most int) {
+	n.mu.Lock()
+	n.most = min(max(most, 1), MaxLanes)
+	n.mu.Unlock()
+	for _, b := range n.all() {
+		b.mu.Lock()
+		b.limitLocked(most)
 		b.mu.Unlock()
 	}
 }

@@ -60,8 +60,14 @@ func (l *lane) replaceLocked(reason Code) {
 	l.replaceAt = time.Now().Add(replaceWait)
 	b.armLocked(l.replaceAt)
 	l.giveNoticeLocked()
-	if l.info.Direct {
-		b.wantLocked(l.info.Express)
+	switch {
+	case !l.info.Direct:
+	case l.info.Express:
+		b.wantExpressLocked()
+	default:
+		b.growth.own = max(b.growth.own, 1)
+		b.rankLocked()
+		b.missLocked()
 	}
 }
 

@@ -8,6 +8,11 @@ import "time"
 func (b *Bundle) fillLocked(l *lane) bool {
 	l.out, l.big = l.out[:0], nil
 	b.ownFramesLocked(l)
+	if b.growth.tell && !l.lastWords && !l.suspect && b.carriesControlLocked(l) {
+		b.growth.tell = false
+		l.out = appendLanes(l.out, b.growth.own, b.growth.most)
+		l.countLocked(headerSize + 4)
+	}
 	if !l.lastWords && !l.suspect && b.carriesControlLocked(l) {
 		for b.control.len() > 0 && len(l.out) < maxBatch {
 			b.control.pop().writeControlLocked(l)
@@ -149,8 +154,11 @@ func (l *lane) bulkRank() int {
 // rankLocked finds out again which lanes carry what. It is called whenever a lane
 // comes, goes, or may not be used for a while.
 func (b *Bundle) rankLocked() {
-	b.bestControl, b.bestBulk = 0, 0
+	b.bestControl, b.bestBulk, b.growth.have = 0, 0, 0
 	for _, l := range b.lanes {
+		if l.info.Direct && !l.info.Express && !l.closing && l.replaced == CodeOK {
+			b.growth.have++
+		}
 		if !l.closing && !l.suspect {
 			b.bestControl = max(b.bestControl, l.controlRank())
 			b.bestBulk = max(b.bestBulk, l.bulkRank())
@@ -168,32 +176,21 @@ func (b *Bundle) otherLocked(l *lane) bool {
 	return false
 }
 
-// Wanted tells which direct lanes this end would use and does not have: one for
-// small frames, one for bulk.
-func (b *Bundle) Wanted() (express, bulk bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.wantExpress && !b.directLocked(true), b.wantBulk && !b.directLocked(false)
-}
-
-// directLocked tells whether there is a direct lane of a class.
-func (b *Bundle) directLocked(express bool) bool {
+// expressLocked tells whether there is a direct lane for small frames.
+func (b *Bundle) expressLocked() bool {
 	for _, l := range b.lanes {
-		if l.info.Direct && l.info.Express == express && !l.closing && l.replaced == CodeOK {
+		if l.info.Direct && l.info.Express && !l.closing && l.replaced == CodeOK {
 			return true
 		}
 	}
 	return false
 }
 
-// wantLocked tells whoever makes lanes that this end would use a direct one.
-func (b *Bundle) wantLocked(express bool) {
-	if express {
-		b.wantExpress = true
-	} else {
-		b.wantBulk = true
-	}
-	if b.directLocked(express) {
+// wantExpressLocked tells whoever makes lanes that this end would use a direct one
+// for small frames.
+func (b *Bundle) wantExpressLocked() {
+	b.wantExpress = true
+	if b.expressLocked() {
 		return
 	}
 	select {
@@ -222,7 +219,7 @@ func (b *Bundle) wakeDataLocked(bulk bool) {
 		if !l.idle || l.closing || l.suspect {
 			continue
 		}
-		if bulk && b.carriesBulkLocked(l) || !bulk && b.carriesControlLocked(l) {
+		if (bulk && b.carriesBulkLocked(l) || !bulk && b.carriesControlLocked(l)) && l.roomLocked() {
 			l.wakeLocked()
 			return
 		}
@@ -231,7 +228,7 @@ func (b *Bundle) wakeDataLocked(bulk bool) {
 
 func (b *Bundle) wakeOthersLocked(except *lane) {
 	for _, l := range b.lanes {
-		if l != except && l.idle && !l.suspect && (b.control.len() > 0 && b.carriesControlLocked(l) || b.bulk.len() > 0 && b.carriesBulkLocked(l)) {
+		if l != except && l.idle && !l.suspect && (b.control.len() > 0 && b.carriesControlLocked(l) || b.bulk.len() > 0 && b.carriesBulkLocked(l) && l.roomLocked()) {
 			l.wakeLocked()
 			return
 		}

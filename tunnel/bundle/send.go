@@ -92,7 +92,7 @@ func (s *Stream) readyLocked() {
 	bulk := s.send.off-s.send.acked > bulkThreshold
 	if bulk {
 		s.b.bulk.push(s)
-		s.b.wantLocked(false)
+		s.b.wantBulkLocked()
 	} else {
 		s.b.light.push(s)
 	}
@@ -182,7 +182,7 @@ func (s *Stream) awaitRoom() int {
 	if s.phase != phaseOpen {
 		return 0
 	}
-	return int(min(s.send.credit-s.send.off, maxChunk))
+	return int(min(s.send.credit-s.send.off, uint64(s.b.chunk)))
 }
 
 // finish says that the socket ended well: crc is of all bytes.

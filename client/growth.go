@@ -1,0 +1,108 @@
+package client
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
+)
+
+const (
+	// lanesAtOnce is how many lanes are made at once.
+	lanesAtOnce = 16
+	// moreFirst and moreMost are the pauses after lanes that could not be made.
+	moreFirst = time.Second
+	moreMost  = 10 * time.Minute
+)
+
+// grow makes the lanes for bulk that a bundle wants beside the one that its slot
+// keeps, until it is over.
+func (p *pool) grow(slot *bundleSlot, b *bundle.Bundle) {
+	pause := moreFirst
+	for {
+		select {
+		case <-b.Wanting():
+		case <-b.Done():
+			return
+		case <-p.ctx.Done():
+			return
+		}
+		for n := p.missing(slot, b); n > 0; n = p.missing(slot, b) {
+			var err error
+			if p.broker.direct() {
+				if err = p.more(slot, b, n); err == nil {
+					pause = moreFirst
+					continue
+				}
+			}
+			p.logger.Debug("no more lanes", "node", slot.node, "again_in", pause, "error", err)
+			timer := time.NewTimer(rand.N(pause) + pause/2)
+			select {
+			case <-timer.C:
+			case <-b.Done():
+				timer.Stop()
+				return
+			case <-p.ctx.Done():
+				timer.Stop()
+				return
+			}
+			pause = min(2*pause, moreMost)
+		}
+	}
+}
+
+// missing is how many lanes for bulk are wanted that the slot does not keep.
+func (p *pool) missing(slot *bundleSlot, b *bundle.Bundle) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, bulk := b.Wanted()
+	if slot.lanes[classBulk] == nil {
+		bulk--
+	}
+	return bulk
+}
+
+// more makes direct lanes for bulk.
+func (p *pool) more(slot *bundleSlot, b *bundle.Bundle, n int) (err error) {
+	for n > 0 && err == nil {
+		var tokens []string
+		ctx, cancel := context.WithTimeout(p.ctx, laneTime)
+		tokens, err = p.broker.laneTokens(ctx, slot.node, min(n, lanesAtOnce))
+		if err == nil {
+			err = p.moreWith(ctx, slot, b, tokens)
+		}
+		cancel()
+		n -= len(tokens)
+	}
+	return err
+}
+
+// moreWith makes a lane with each token.
+func (p *pool) moreWith(ctx context.Context, slot *bundleSlot, b *bundle.Bundle, tokens []string) error {
+	var making sync.WaitGroup
+	failed := make(chan error, len(tokens))
+	for _, token := range tokens {
+		making.Go(func() {
+			conn, info, err := p.broker.lane(ctx, slot.node, token, classBulk)
+			switch {
+			case err != nil:
+			case !info.Direct: // there is one of the session's already
+				_ = conn.Close()
+			default:
+				err = b.Join(ctx, conn, info)
+			}
+			if err != nil {
+				failed <- err
+			}
+		})
+	}
+	making.Wait()
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
+}
