@@ -24,6 +24,8 @@ type pipeStream struct{ net.Conn }
 
 func (pipeStream) StreamID() uint64 { return 1 }
 
+func (l *pipeLink) Worn() <-chan struct{} { return nil }
+
 func newPipeLink(control net.Conn) *pipeLink {
 	l := &pipeLink{control: control, lanes: make(chan Stream, 1), done: make(chan struct{})}
 	l.lanes <- pipeStream{control}

@@ -163,11 +163,13 @@ type fakeLink struct {
 	carrier Carrier
 	once    sync.Once
 	over    chan struct{}
+	worn    chan struct{}
 }
 
-func newFakeLink(c Carrier) *fakeLink { return &fakeLink{carrier: c, over: make(chan struct{})} }
+func newFakeLink(c Carrier) *fakeLink { return &fakeLink{carrier: c, over: make(chan struct{}), worn: make(chan struct{})} }
 
 func (l *fakeLink) Carrier() Carrier      { return l.carrier }
+func (l *fakeLink) Worn() <-chan struct{} { return l.worn }
 func (l *fakeLink) Done() <-chan struct{} { return l.over }
 func (l *fakeLink) Close(string) error    { l.once.Do(func() { close(l.over) }); return nil }
 

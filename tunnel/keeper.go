@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 )
 
@@ -16,6 +17,16 @@ const (
 
 	probeFirst = time.Minute
 	probeMost  = 10 * time.Minute
+
+	// The time between attempts to replace a session that is up doubles from the
+	// first to the last.
+	renewFirst = time.Second
+	renewMost  = time.Minute
+	// renewTime bounds the dialling of a session that replaces another one.
+	renewTime = time.Minute
+	// leaveTime bounds how long a session that was replaced lives on for what still
+	// travels on it.
+	leaveTime = 2 * time.Minute
 )
 
 // Keeper keeps one session up: it dials, serves, and dials again.
@@ -28,9 +39,15 @@ type Keeper struct {
 	// Again asks, by each value, to dial at once, or, while a session is up, to
 	// look for a better one at once; nil: nobody asks.
 	Again <-chan struct{}
+	// Renew asks, by each value, for another session in the place of the current
+	// one, and says why; nil: nobody asks. A link that is worn asks for itself.
+	Renew <-chan string
+	// Leave has what travels on a link go over to the next one's, and returns once
+	// nothing travels on it any more, or ctx ends; nil: nothing does.
+	Leave func(ctx context.Context, link Link)
 	// Serve runs a session over a link until it is over, and calls up once it
-	// is established. It closes the link. While a better carrier takes over,
-	// two run at once.
+	// is established. It closes the link. While another session takes over, two
+	// run at once.
 	Serve func(ctx context.Context, link Link, up func()) error
 	// Final tells errors that trying again cannot mend, besides *Error with
 	// Final set; nil: there are none.
@@ -107,30 +124,67 @@ func (k *Keeper) final(err error) bool {
 	return errors.As(err, &own) && own.Final || k.Final != nil && k.Final(err)
 }
 
-// hold serves a link, and a better one as soon as there is one, until the
-// current one is over.
+// hold serves a link, and another one as soon as it has to be replaced or there is
+// a better one, until the current one is over.
 func (k *Keeper) hold(ctx context.Context, link Link) error {
+	var leaving sync.WaitGroup
+	defer leaving.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	current := k.serve(ctx, link)
+	worn := link.Worn()
 	interval := probeFirst
-	probe := time.NewTimer(interval)
+	probe, retry := time.NewTimer(interval), time.NewTimer(interval)
+	retry.Stop()
 	defer probe.Stop()
+	defer retry.Stop()
+	why, pause := "", renewFirst // of a replacement that is wanted
 	for {
+		since := time.Now()
+		var next *serving
 		select {
 		case <-current.over:
 			return current.err
 		case <-probe.C:
+			next = k.tryBetter(ctx, current)
 		case <-k.Again:
+			next = k.tryBetter(ctx, current)
+		case <-worn:
+			worn, why, pause = nil, "records", renewFirst
+			next = k.tryAgain(ctx)
+		case why = <-k.Renew:
+			pause = renewFirst
+			next = k.tryAgain(ctx)
+		case <-retry.C:
+			if why != "" {
+				next = k.tryAgain(ctx)
+			}
 		}
-		since := time.Now()
-		if better := k.tryBetter(ctx, current); better != nil {
-			k.Logger.Info("session moves", "was", current.link.Carrier(), "is", better.link.Carrier())
-			_ = current.link.Close("another session took over")
-			<-current.over
-			current = better
+		if next != nil {
+			k.Logger.Info("session moves", "was", current.link.Carrier(), "is", next.link.Carrier(), "because", why)
+			old := current
+			leaving.Go(func() { k.leave(ctx, old) })
+			current, worn, why = next, next.link.Worn(), ""
+		} else if why != "" {
+			retry.Reset(pause)
+			pause = min(2*pause, renewMost)
 		}
 		interval = min(2*interval, probeMost)
 		probe.Reset(max(interval-time.Since(since), time.Second))
 	}
+}
+
+// leave ends a session whose place another one took, once nothing travels on it.
+func (k *Keeper) leave(ctx context.Context, old *serving) {
+	if k.Leave != nil {
+		ctx, cancel := context.WithTimeout(ctx, leaveTime)
+		defer cancel()
+		stop := context.AfterFunc(ctx, func() { _ = old.link.Close("another session took over") })
+		defer stop()
+		k.Leave(ctx, old.link)
+	}
+	_ = old.link.Close("another session took over")
+	<-old.over
 }
 
 // tryBetter probes upwards, and gives the new session once it is established.
@@ -142,16 +196,33 @@ func (k *Keeper) tryBetter(ctx context.Context, current *serving) *serving {
 	if err != nil || link == nil {
 		return nil
 	}
-	better := k.serve(ctx, link)
+	return k.establish(ctx, link)
+}
+
+// tryAgain makes a session in the place of the current one.
+func (k *Keeper) tryAgain(ctx context.Context) *serving {
+	dialling, cancel := context.WithTimeout(ctx, renewTime)
+	defer cancel()
+	link, err := k.Dial(dialling)
+	if err != nil {
+		k.Logger.Info("the session was not replaced yet", "error", err)
+		return nil
+	}
+	return k.establish(ctx, link)
+}
+
+// establish gives a session over a link once it is up.
+func (k *Keeper) establish(ctx context.Context, link Link) *serving {
+	s := k.serve(ctx, link)
 	timer := time.NewTimer(handshakeTimeout)
 	defer timer.Stop()
 	select {
-	case <-better.up:
-		return better
-	case <-better.over:
+	case <-s.up:
+		return s
+	case <-s.over:
 	case <-timer.C:
 		_ = link.Close("not established in time")
-		<-better.over
+		<-s.over
 	}
 	return nil
 }

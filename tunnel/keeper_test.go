@@ -67,3 +67,67 @@ func TestKeeperIsAskedAgain(t *testing.T) {
 		}
 	})
 }
+
+// TestKeeperRenews: a session that is worn, or that somebody wants renewed, ends once another one is up and nothing
+// travels on it any more; until that works it stays.
+func TestKeeperRenews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		renew := make(chan string)
+		up, left := make(chan *fakeLink, 8), make(chan struct{})
+		failures := 0
+		k := &Keeper{
+			Renew: renew,
+			Dial: func(context.Context) (Link, error) {
+				if failures > 0 {
+					failures--
+					return nil, errors.New("down")
+				}
+				return newFakeLink(TLS), nil
+			},
+			Leave: func(ctx context.Context, _ Link) {
+				select {
+				case <-left:
+				case <-ctx.Done():
+				}
+			},
+			Serve: func(ctx context.Context, link Link, established func()) error {
+				established()
+				up <- link.(*fakeLink)
+				select {
+				case <-link.Done():
+				case <-ctx.Done():
+				}
+				return errors.New("over")
+			},
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() { over <- k.Run(ctx) }()
+		first := <-up
+		failures = 3
+		close(first.worn)
+		second := <-up
+		synctest.Wait()
+		select {
+		case <-first.Done():
+			t.Error("the worn one ended although something travels on it")
+		default:
+		}
+		left <- struct{}{}
+		<-first.Done()
+		renew <- "certificate"
+		third := <-up
+		asked := time.Now()
+		<-second.Done() // though it was never left
+		if took := time.Since(asked); took != leaveTime {
+			t.Errorf("it was left after %v", took)
+		}
+		renew <- "certificate"
+		<-up
+		cancel()
+		<-third.Done() // at once
+		if err := <-over; err != nil {
+			t.Error(err)
+		}
+	})
+}

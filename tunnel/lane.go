@@ -59,6 +59,13 @@ func newLaneConn(ctx context.Context, conn *tls.Conn, records *laneRecords) (*La
 	return &LaneConn{Conn: conn, records: records, state: state}, nil
 }
 
+// Worn tells whether the lane's keys have protected as many records as they may:
+// another lane has to take its place.
+func (l *LaneConn) Worn() bool {
+	web := webOf(l.records.Conn)
+	return l.records.wear.worn() || web != nil && web.wire.worn()
+}
+
 // Peer is the verified identity of the other end; false where it showed none.
 func (l *LaneConn) Peer() (certs.Identity, bool) { return certs.PeerIdentity(l.state) }
 

@@ -135,6 +135,7 @@ func (l *quicLink) Carrier() Carrier                     { return QUIC }
 func (l *quicLink) ConnectionState() tls.ConnectionState { return l.conn.ConnectionState().TLS }
 func (l *quicLink) LocalAddr() net.Addr                  { return l.conn.LocalAddr() }
 func (l *quicLink) RemoteAddr() net.Addr                 { return l.conn.RemoteAddr() }
+func (l *quicLink) Worn() <-chan struct{}                { return nil }
 func (l *quicLink) Done() <-chan struct{}                { return l.conn.Context().Done() }
 
 func (l *quicLink) Err() error {

@@ -19,17 +19,22 @@ const (
 
 // recordConn lies under crypto/tls, which reads and writes one record of 16 KiB
 // at a time: it reads ahead, and writes records together when flushed, from
-// gather on. Before that it only passes on, and needs no memory.
+// gather on. Before that it only passes on, and needs no memory. It counts the
+// records of both directions.
 type recordConn struct {
 	net.Conn
+	wear *wear
+	got  recordCount // used by the reader
+
 	in        *bufio.Reader // nil until gather
 	gathering bool
 
-	mu  sync.Mutex // crypto/tls also writes when it reads: alerts, key updates
-	out []byte
+	mu   sync.Mutex // crypto/tls also writes when it reads: alerts, key updates
+	out  []byte
+	sent recordCount
 }
 
-func newRecordConn(conn net.Conn) *recordConn { return &recordConn{Conn: conn} }
+func newRecordConn(conn net.Conn) *recordConn { return &recordConn{Conn: conn, wear: newWear()} }
 
 // gather is called once, between the handshake and what follows, with how much
 // to read at once.
@@ -40,19 +45,23 @@ func (c *recordConn) gather(ahead int) {
 // NetConn is the connection under it.
 func (c *recordConn) NetConn() net.Conn { return c.Conn }
 
-func (c *recordConn) Read(p []byte) (int, error) {
+func (c *recordConn) Read(p []byte) (n int, err error) {
 	if c.in == nil {
-		return c.Conn.Read(p)
+		n, err = c.Conn.Read(p)
+	} else {
+		n, err = c.in.Read(p)
 	}
-	return c.in.Read(p)
+	c.got.pass(p[:n], c.wear)
+	return n, err
 }
 
 func (c *recordConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sent.pass(p, c.wear)
 	if !c.gathering {
 		return c.Conn.Write(p)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.out = append(c.out, p...)
 	return len(p), nil
 }

@@ -66,6 +66,7 @@ func newTLSLink(ctx context.Context, conn *tls.Conn, records *recordConn, mux mu
 	if web := webOf(records.Conn); web != nil {
 		carrier = web.carrier
 		web.wire.gather(ahead)
+		web.wire.wearWith(records)
 		ahead = min(ahead, webRead)
 	}
 	records.gather(ahead)
@@ -74,7 +75,7 @@ func newTLSLink(ctx context.Context, conn *tls.Conn, records *recordConn, mux mu
 		_ = conn.Close()
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
-	return &tlsLink{carrier: carrier, session: session, state: state, conn: conn}, nil
+	return &tlsLink{carrier: carrier, session: session, state: state, conn: conn, worn: records.wear.out}, nil
 }
 
 func yamuxConfig() *yamux.Config {
@@ -95,6 +96,7 @@ type tlsLink struct {
 	session *yamux.Session
 	conn    *tls.Conn
 	state   tls.ConnectionState
+	worn    <-chan struct{}
 
 	mu     sync.Mutex
 	reason error
@@ -104,6 +106,7 @@ func (l *tlsLink) Carrier() Carrier                     { return l.carrier }
 func (l *tlsLink) ConnectionState() tls.ConnectionState { return l.state }
 func (l *tlsLink) LocalAddr() net.Addr                  { return l.conn.LocalAddr() }
 func (l *tlsLink) RemoteAddr() net.Addr                 { return l.conn.RemoteAddr() }
+func (l *tlsLink) Worn() <-chan struct{}                { return l.worn }
 func (l *tlsLink) Done() <-chan struct{}                { return l.session.CloseChan() }
 
 func (l *tlsLink) Err() error {

@@ -74,6 +74,18 @@ func (w *webWire) gather(ahead int) {
 	}
 }
 
+// wearWith has the TLS under it wear out together with the one above.
+func (w *webWire) wearWith(above *recordConn) {
+	if w.records != nil {
+		w.records.mu.Lock()
+		defer w.records.mu.Unlock()
+		w.records.wear = above.wear
+	}
+}
+
+// worn tells whether the TLS under it has to be replaced.
+func (w *webWire) worn() bool { return w.records != nil && w.records.wear.worn() }
+
 func (w *webWire) Read(p []byte) (int, error) { return w.in.Read(p) }
 
 // Write takes a piece of a message, or a control frame: those are written at
