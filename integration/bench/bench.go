@@ -17,22 +17,22 @@ func sectionNames() []string { return []string{"lan", "wan"} }
 // bench measures everything and prints and saves the report.
 func bench(ctx context.Context, o options) error {
 	r, err := measureAll(ctx, o)
-	if err != nil {
+	if r == nil {
 		return err
 	}
+	r.judge()
 	r.print(os.Stdout)
 	if o.out == "" {
-		return nil
-	}
-	file, err := r.save(o.out)
-	if err != nil {
 		return err
 	}
-	fmt.Println("written:", file)
-	return nil
+	file, saved := r.save(o.out)
+	if saved == nil {
+		fmt.Println("written:", file)
+	}
+	return errors.Join(err, saved)
 }
 
-// measureAll measures what the options ask for.
+// measureAll measures what the options ask for. Where it is interrupted, there are an error and a report.
 func measureAll(ctx context.Context, o options) (*report, error) {
 	if err := raiseFiles(); err != nil {
 		return nil, err
@@ -53,12 +53,12 @@ func measureAll(ctx context.Context, o options) (*report, error) {
 	r := newReport(o)
 	if slices.Contains(o.only, "lan") {
 		if err := lan(ctx, r, s, o); err != nil {
-			return nil, err
+			return r, err
 		}
 	}
 	if slices.Contains(o.only, "wan") {
 		if err := wanSection(ctx, r, s, o); err != nil {
-			return nil, err
+			return r, err
 		}
 	}
 	return r, nil

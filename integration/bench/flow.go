@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -12,6 +13,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/ebbgate/ebbgate/integration/oracle"
 )
 
 // slot is the unit of a tally.
@@ -23,11 +26,16 @@ type tally struct {
 	Gap   time.Duration // the longest time without any, after the first
 }
 
-// receive counts what comes on a connection for a time.
+// seed is that of the content of all flows.
+const seed = 1
+
+// receive counts what comes on a connection for a time, and looks at every byte.
 func receive(conn net.Conn, d time.Duration) (tally, error) {
 	var (
 		t     = tally{Slots: make([]int64, (d+slot-1)/slot)}
 		buf   = make([]byte, 256<<10)
+		want  = make([]byte, len(buf))
+		at    int64
 		start = time.Now()
 		last  time.Time
 	)
@@ -37,6 +45,11 @@ func receive(conn net.Conn, d time.Duration) (tally, error) {
 	for {
 		n, err := conn.Read(buf)
 		now := time.Now()
+		oracle.Fill(want[:n], seed, at)
+		if !bytes.Equal(buf[:n], want[:n]) {
+			return t, fmt.Errorf("bench: receive: wrong bytes from offset %d on", at)
+		}
+		at += int64(n)
 		if !last.IsZero() {
 			t.Gap = max(t.Gap, now.Sub(last))
 		}
@@ -64,10 +77,8 @@ func (t tally) perSecond(ramp time.Duration) float64 {
 // flood writes until the connection ends.
 func flood(conn net.Conn) {
 	buf := make([]byte, 256<<10)
-	for i := range buf {
-		buf[i] = byte(i * 7)
-	}
-	for {
+	for at := int64(0); ; at += int64(len(buf)) {
+		oracle.Fill(buf, seed, at)
 		if _, err := conn.Write(buf); err != nil {
 			return
 		}

@@ -118,7 +118,7 @@ func parse(args []string) (options, error) {
 	f.Float64Var(&ramp, "ramp", 2, "seconds before it that do not count, on the long way")
 	f.IntVar(&o.rounds, "rounds", 3, "how often everything is measured on loopback")
 	f.IntVar(&o.wanRounds, "wan-rounds", 1, "how often everything is measured on the long way")
-	f.IntVar(&o.idle, "idle", 1000, "idle streams whose memory is measured")
+	f.IntVar(&o.idle, "idle", 1000, "idle streams whose memory is measured; ten times as many where there is a bar")
 	f.IntVar(&o.workers, "workers", 16, "dials at a time where dials a second are measured")
 	f.StringVar(&o.out, "out", "bench-out", "directory of the JSON; empty: none")
 	f.BoolVar(&o.quiet, "quiet", false, "no progress on standard error")

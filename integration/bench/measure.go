@@ -18,6 +18,7 @@ const (
 	kindRTT   = "rtt"
 	kindDial  = "dial"
 	kindDials = "dials"
+	kindGreet = "greet" // a dial up to the store's greeting
 	kindIdle  = "idle"
 
 	kindFlowUp   = "flow-up"
@@ -43,9 +44,9 @@ var measures = []measure{
 }
 
 // wanMeasures are those of the long way. Throughput is what arrives in a time after a ramp, and round trips and dials
-// are measured meanwhile; rtt and dial are those of the idle way.
+// are measured meanwhile; dial is that of the idle way.
 var wanMeasures = []measure{
-	{"dial", kindDial, 1},
+	{"dial", kindGreet, 1},
 	{"up1", kindFlowUp, 1},
 	{"down1", kindFlowDown, 1},
 	{"up8", kindFlowUp, 8},
@@ -71,11 +72,13 @@ type sample struct {
 	Failed     int                `json:"failed,omitempty"`
 	Failure    string             `json:"failure,omitempty"`
 	IdleMemory map[string]float64 `json:"bytes_per_stream,omitempty"` // by part
+	Idle       int                `json:"idle_streams,omitempty"`     // of which IdleMemory is
 
 	// Of flows; P50 and P99 are round trips' then.
 	DialP50 time.Duration `json:"dial_p50_ns,omitempty"`
 	DialP99 time.Duration `json:"dial_p99_ns,omitempty"`
 	Gap     time.Duration `json:"longest_gap_ns,omitempty"`
+	Restart time.Duration `json:"restart_ns,omitempty"`                 // of a part that was killed: until it served again
 	Course  []float64     `json:"mb_per_s_by_quarter_second,omitempty"` // all streams together, from the beginning
 }
 
@@ -89,7 +92,7 @@ func (s sample) String() string {
 	case s.PerSecond > 0:
 		return fmt.Sprintf("%.0f/s, p50 %v", s.PerSecond, s.P50)
 	case s.IdleMemory != nil:
-		return fmt.Sprintf("%.1f KB a stream", sum(s.IdleMemory)/1024)
+		return fmt.Sprintf("%.1f KB a stream of %d", sum(s.IdleMemory)/1024, s.Idle)
 	default:
 		return fmt.Sprintf("p50 %v, p99 %v", s.P50, s.P99)
 	}
@@ -98,7 +101,7 @@ func (s sample) String() string {
 // take takes one measurement.
 func (m measure) take(ctx context.Context, p *path, o options) (sample, error) {
 	if m.kind == kindIdle {
-		return takeIdle(ctx, p, o)
+		return takeIdle(ctx, p, o.idle*p.idle)
 	}
 	l := load{Way: p.way, Measure: m.kind, Streams: m.streams, For: o.seconds}
 	switch m.kind {
@@ -176,9 +179,9 @@ func quantiles(each []time.Duration) (p50, p99 time.Duration) {
 
 // takeIdle opens idle streams and weighs the parts before and while they are open. A first, smaller crowd that
 // closes again pays for what any use costs once.
-func takeIdle(ctx context.Context, p *path, o options) (sample, error) {
+func takeIdle(ctx context.Context, p *path, idle int) (sample, error) {
 	var weight [2]map[string]int64
-	for i, streams := range []int{max(1, o.idle/10), o.idle} {
+	for i, streams := range []int{max(1, idle/10), idle} {
 		hold, err := holdIdle(ctx, p, streams)
 		if err != nil {
 			return sample{}, err
@@ -201,9 +204,9 @@ func takeIdle(ctx context.Context, p *path, o options) (sample, error) {
 			return sample{}, err
 		}
 	}
-	s := sample{IdleMemory: make(map[string]float64)}
+	s := sample{IdleMemory: make(map[string]float64), Idle: idle}
 	for name, w := range weight[1] {
-		s.IdleMemory[name] = float64(w-weight[0][name]) / float64(o.idle)
+		s.IdleMemory[name] = float64(w-weight[0][name]) / float64(idle)
 	}
 	return s, pause(ctx, time.Second)
 }

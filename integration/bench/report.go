@@ -30,6 +30,7 @@ type report struct {
 	Idle       int        `json:"idle_streams"`
 	Workers    int        `json:"workers"`
 	Sections   []*section `json:"sections"`
+	Verdicts   []verdict  `json:"bars"`
 	NotRun     []string   `json:"not_run,omitempty"` // sections
 }
 
@@ -179,6 +180,7 @@ func (r *report) print(w io.Writer) {
 		}
 		f.printTroubles(w)
 	}
+	r.printVerdicts(w)
 }
 
 func (r *report) printLAN(w io.Writer, f *section) {
@@ -197,7 +199,7 @@ func (r *report) printLAN(w io.Writer, f *section) {
 	})
 	f.table(w, []string{
 		"", "round trip p50 µs", "p99 µs", "dial p50 ms", "p99 ms",
-		fmt.Sprintf("dials/s by %d", r.Workers), fmt.Sprintf("KB per stream, %d idle (relay+node+job)", r.Idle),
+		fmt.Sprintf("dials/s by %d", r.Workers), "KB per idle stream (relay+node+job)",
 	}, func(f *rowFound) []string {
 		return []string{
 			f.cell("rtt", "%.0f", micros50), f.cell("rtt", "%.0f", micros99),

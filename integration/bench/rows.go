@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ type row struct {
 // path is a row that is up.
 type path struct {
 	near  place // where the job is
+	idle  int   // how many times the usual number of idle streams are measured
 	way   way
 	parts []part
 	procs []*proc.Process
@@ -65,6 +67,9 @@ func rowNames() []string {
 	return names
 }
 
+// barred are the rows whose idle streams have a bar.
+var barred = []string{"port-tls", "forward-tls"}
+
 // up starts a row.
 func (r row) up(ctx context.Context, s site) (*path, error) {
 	s.dir = filepath.Join(s.dir, r.name)
@@ -75,7 +80,10 @@ func (r row) up(ctx context.Context, s site) (*path, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.near = s.near
+	p.near, p.idle = s.near, 1
+	if slices.Contains(barred, r.name) {
+		p.idle = 10
+	}
 	return p, nil
 }
 

@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// greeting is what the store says first, as many servers do.
+const greeting = 'g'
+
 // What a load asks of the store, as the first byte of a connection.
 const (
 	askEcho = 'e' // every byte comes back, this one too
@@ -65,7 +68,10 @@ func readBlocks(r io.Reader) (int64, error) {
 // serveStore answers one connection.
 func serveStore(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
-	var ask [1]byte
+	ask := [1]byte{greeting}
+	if _, err := conn.Write(ask[:]); err != nil {
+		return
+	}
 	if _, err := io.ReadFull(conn, ask[:]); err != nil {
 		return
 	}
