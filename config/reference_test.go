@@ -151,6 +151,8 @@ func TestKeys(t *testing.T) {
 		"EBBGATE_RELAYD_INGRESS_PORTS",
 		"--state-dir EBBGATE_RELAYD_STATE_DIR",
 		"--state-key-file EBBGATE_RELAYD_STATE_KEY_FILE",
+		"EBBGATE_RELAYD_STATE_POSTGRES",
+		"--state-postgres-password-file EBBGATE_RELAYD_STATE_POSTGRES_PASSWORD_FILE",
 		"--tls-cert EBBGATE_RELAYD_TLS_CERT",
 		"--tls-key EBBGATE_RELAYD_TLS_KEY",
 		"--metrics EBBGATE_RELAYD_METRICS",

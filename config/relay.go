@@ -38,6 +38,9 @@ type RelayState struct {
 	Dir string
 	// KeyFile holds the key that secrets are encrypted with; never empty.
 	KeyFile string
+	// Postgres is the database that several relays share; where it is not set,
+	// everything is in Dir.
+	Postgres Postgres
 }
 
 // RelayTLS names the public certificate; both empty: the relay's own CA makes
@@ -66,8 +69,10 @@ type rawRelay struct {
 	} `mapstructure:"listen"`
 	Ingress rawIngress `mapstructure:"ingress"`
 	State   struct {
-		Dir     string `mapstructure:"dir" usage:"folder for what the relay must not lose"`
-		KeyFile string `mapstructure:"key_file" usage:"file with the key that secrets are encrypted with"`
+		Dir      string `mapstructure:"dir" usage:"folder for what the relay must not lose"`
+		KeyFile  string `mapstructure:"key_file" usage:"file with the key that secrets are encrypted with"`
+		Postgres string `mapstructure:"postgres"` // no flag: it may hold a password
+		Password string `mapstructure:"postgres_password_file" usage:"file with the password for state.postgres"`
 	} `mapstructure:"state"`
 	TLS struct {
 		Cert string `mapstructure:"cert" usage:"file with the public certificate chain (PEM)"`
@@ -98,6 +103,7 @@ func (raw *rawRelay) check(m *merged) (*Relay, error) {
 	if raw.Listen.HTTP != nil {
 		r.Listen.HTTP = c.listen("listen.http", *raw.Listen.HTTP)
 	}
+	r.State.Postgres = c.postgres("state.postgres", raw.State.Postgres, raw.State.Password)
 	if r.State.KeyFile == "" {
 		r.State.KeyFile = filepath.Join(r.State.Dir, "state.key")
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/certs/grant"
 	"github.com/ebbgate/ebbgate/relay/ingress"
+	"github.com/ebbgate/ebbgate/relay/state"
 	"github.com/ebbgate/ebbgate/tunnel"
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
@@ -72,8 +73,8 @@ func (d *dialer) drain() {
 
 // Authenticate checks a job's token. The token says which job it is; a name
 // that disagrees is refused. Who shows too many bad ones has to connect anew for each.
-func (d *dialer) Authenticate(_ context.Context, name, text, peer string) (ingress.Job, error) {
-	job, err := d.authenticate(name, text)
+func (d *dialer) Authenticate(ctx context.Context, name, text, peer string) (ingress.Job, error) {
+	job, err := d.authenticate(ctx, name, text)
 	if err != nil && d.suspects.bad(peer, time.Now()) {
 		err = suspicious{err}
 	}
@@ -89,7 +90,7 @@ func (s suspicious) Unwrap() error { return s.error }
 // Suspicious tells an ingress to close the connection.
 func (suspicious) Suspicious() bool { return true }
 
-func (d *dialer) authenticate(name, text string) (ingress.Job, error) {
+func (d *dialer) authenticate(ctx context.Context, name, text string) (ingress.Job, error) {
 	token, err := certs.ParseToken(text)
 	if err != nil {
 		return ingress.Job{}, failure("token-malformed", "relay", "copy the token whole, as ebbgate job create printed it", "%v", err)
@@ -97,7 +98,7 @@ func (d *dialer) authenticate(name, text string) (ingress.Job, error) {
 	if token.Pin != d.r.self.pin() {
 		return ingress.Job{}, failure("token-invalid", "relay", "the token was made by another relay: create the job at this one", "the token is not of this relay")
 	}
-	job, err := d.r.state.CheckToken(token.JobID, token.Secret)
+	job, err := known(ctx, d.r.state, func() (state.Job, error) { return d.r.state.CheckToken(token.JobID, token.Secret) })
 	if err != nil {
 		return ingress.Job{}, failure("token-invalid", "relay", "has the job been revoked? Create a new one with ebbgate job create", "the job token is not valid")
 	}

@@ -40,9 +40,9 @@ func (r *Relay) tryEnrol(ctx context.Context, s *tunnel.Session, req tunnel.Enro
 	case tunnel.EnrolNode:
 		return r.enrolNode(ctx, req, pub)
 	case tunnel.EnrolReturn:
-		return r.enrolReturn(req, pub)
+		return r.enrolReturn(ctx, req, pub)
 	case tunnel.EnrolJob:
-		return r.enrolJob(req, pub)
+		return r.enrolJob(ctx, req, pub)
 	}
 	return nil, failure("enrolment-unknown", "registration", "use the same version at both ends", "the relay knows no enrolment %q", req.Kind)
 }
@@ -69,7 +69,10 @@ func (r *Relay) possession(s *tunnel.Session, csr, proof []byte) ([]byte, error)
 }
 
 func (r *Relay) enrolNode(ctx context.Context, req tunnel.Enrol, pub []byte) (*tunnel.Enrolled, error) {
-	gateway, _, err := r.state.CheckKey(req.GatewayID, req.Secret)
+	gateway, err := known(ctx, r.state, func() (state.Gateway, error) {
+		g, _, err := r.state.CheckKey(req.GatewayID, req.Secret)
+		return g, err
+	})
 	if err != nil {
 		return nil, failure("key-refused", "registration", "was the key regenerated? ebbgate gateway keys NAME shows the gateway's keys", "the authentication key is not one of this relay's")
 	}
@@ -83,21 +86,27 @@ func (r *Relay) enrolNode(ctx context.Context, req tunnel.Enrol, pub []byte) (*t
 	return r.certify(nodeIdentity(r.state.Instance(), n), pub, nodeLife, n.Counter)
 }
 
-func (r *Relay) enrolReturn(req tunnel.Enrol, pub []byte) (*tunnel.Enrolled, error) {
+func (r *Relay) enrolReturn(ctx context.Context, req tunnel.Enrol, pub []byte) (*tunnel.Enrolled, error) {
 	refused := failure("node-unknown", "registration", "register the machine again: remove its state directory and run ebbgate connector register", "the relay has no node with this identity and key")
 	id, err := certs.ParseIdentity(req.Identity)
 	if err != nil || id.Role != certs.RoleNode || id.TrustDomain != r.state.Instance() {
 		return nil, refused
 	}
-	n, err := r.state.Node(id.Tenant, id.Gateway, id.Name)
-	if err != nil || !bytes.Equal(n.PublicKey, pub) && !bytes.Equal(n.PreviousKey, pub) {
+	n, err := known(ctx, r.state, func() (state.Node, error) {
+		n, err := r.state.Node(id.Tenant, id.Gateway, id.Name)
+		if err == nil && !bytes.Equal(n.PublicKey, pub) && !bytes.Equal(n.PreviousKey, pub) {
+			err = refused
+		}
+		return n, err
+	})
+	if err != nil {
 		return nil, refused
 	}
 	return r.certify(id, pub, nodeLife, n.Counter)
 }
 
-func (r *Relay) enrolJob(req tunnel.Enrol, pub []byte) (*tunnel.Enrolled, error) {
-	job, err := r.state.CheckToken(req.JobID, req.Secret)
+func (r *Relay) enrolJob(ctx context.Context, req tunnel.Enrol, pub []byte) (*tunnel.Enrolled, error) {
+	job, err := known(ctx, r.state, func() (state.Job, error) { return r.state.CheckToken(req.JobID, req.Secret) })
 	if err != nil {
 		return nil, failure("token-invalid", "registration", "has the job been revoked? Create a new one with ebbgate job create", "the job token is not valid")
 	}
@@ -121,7 +130,7 @@ func (r *Relay) certify(id certs.Identity, pub []byte, life time.Duration, count
 	}
 	return &tunnel.Enrolled{
 		Identity: id.String(), Chain: [][]byte{der, r.self.ca.Certificate().Raw}, Roots: r.self.roots(),
-		Ports: r.ports(), Host: r.cfg.File.Hostname, Counter: counter,
+		Ports: r.ports(), Host: r.cfg.File.Hostname, Counter: counter, Relays: r.peers.infos(),
 	}, nil
 }
 

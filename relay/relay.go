@@ -83,6 +83,7 @@ type Relay struct {
 	state *state.State
 	name  certs.Identity
 	self  *identity // certificate and grants' signer
+	peers *peers    // the other relays of the instance
 
 	// each guards itself
 	registry   *registry
@@ -143,6 +144,11 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 		return err
 	}
 	r.ready = l.ready
+	if r.peers, err = r.meetPeers(ctx); err != nil {
+		l.close()
+		r.doors.close()
+		return err
+	}
 	// serving outlives ctx: what is open goes on while the relay drains.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -154,6 +160,8 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return r.self.renew(broken) })
 	group.Go(func() error { return r.doors.serve(broken) })
 	group.Go(func() error { return r.keepConfig(broken) })
+	group.Go(func() error { r.state.Follow(broken, r.endJobs); return nil })
+	group.Go(func() error { r.peers.keep(broken); return nil })
 	if l.metrics != nil {
 		group.Go(func() error { return r.serveMetrics(broken, l.metrics) })
 	}
@@ -179,7 +187,7 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 
 // open opens the state and makes the relay's own identity.
 func (r *Relay) open(ctx context.Context) error {
-	opt := state.Options{Dir: r.cfg.File.State.Dir, KeyFile: r.cfg.File.State.KeyFile, Logger: r.log}
+	opt := state.Options{Dir: r.cfg.File.State.Dir, KeyFile: r.cfg.File.State.KeyFile, Postgres: r.cfg.File.State.Postgres, Logger: r.log}
 	if r.cfg.Init {
 		if err := state.Init(ctx, opt); err != nil && !errors.Is(err, state.ErrExists) {
 			return err

@@ -127,20 +127,32 @@ func (s service) RevokeJob(ctx context.Context, tenant, name string) error {
 	if err := s.r.state.RevokeJob(ctx, tenant, name); err != nil {
 		return err
 	}
-	job := jobKey{tenant, name}
-	s.r.dials.revoke(job)
-	s.r.splices.cut(job)
-	for _, n := range s.r.registry.snapshot() {
-		if n.key.tenant != tenant {
+	s.r.endJob(jobKey{tenant, name})
+	s.r.log.Info("job revoked", "tenant", tenant, "job", name)
+	return nil
+}
+
+// endJob ends what a job that was revoked has here.
+func (r *Relay) endJob(job jobKey) {
+	r.dials.revoke(job)
+	r.splices.cut(job)
+	for _, n := range r.registry.snapshot() {
+		if n.key.tenant != job.tenant {
 			continue
 		}
 		if session := n.session(true); session != nil {
-			_ = session.Notify(tunnel.TypeRevoked, tunnel.Revoked{Job: name})
+			_ = session.Notify(tunnel.TypeRevoked, tunnel.Revoked{Job: job.job})
 		}
 	}
-	for _, session := range s.r.registry.clientsOf(job) {
+	for _, session := range r.registry.clientsOf(job) {
 		_ = session.Close("revoked")
 	}
-	s.r.log.Info("job revoked", "tenant", tenant, "job", name)
-	return nil
+}
+
+// endJobs does that for jobs that were revoked at another relay.
+func (r *Relay) endJobs(list []state.JobEnd) {
+	for _, j := range list {
+		r.endJob(jobKey{j.Tenant, j.Name})
+		r.log.Info("job revoked, at another relay", "tenant", j.Tenant, "job", j.Name)
+	}
 }

@@ -97,7 +97,7 @@ func (v *visit) accept(ctx context.Context, s *tunnel.Session, hello tunnel.Hell
 	}
 	answer := tunnel.Hello{
 		Role: tunnel.RoleRelay, Relay: v.r.name.String(), Incarnation: strconv.FormatUint(v.r.incarnation, 16),
-		Software: v.r.cfg.Software, Ports: v.r.ports(), HeartbeatSeconds: heartbeatSeconds,
+		Software: v.r.cfg.Software, Ports: v.r.ports(), HeartbeatSeconds: heartbeatSeconds, Relays: v.r.peers.infos(),
 	}
 	id, shown := s.Peer()
 	v.identity, v.role = id, hello.Role
@@ -109,10 +109,16 @@ func (v *visit) accept(ctx context.Context, s *tunnel.Session, hello tunnel.Hell
 	case id.Role == certs.RoleNode && (hello.Role == tunnel.RoleControl || hello.Role == tunnel.RoleBulk):
 		return answer, v.acceptNode(ctx, hello)
 	case id.Role == certs.RoleJob && (hello.Role == tunnel.RoleClient || hello.Role == tunnel.RoleBulk):
-		job, err := v.r.state.Job(id.Tenant, id.Name)
+		job, err := known(ctx, v.r.state, func() (state.Job, error) {
+			job, err := v.r.state.Job(id.Tenant, id.Name)
+			if err == nil && job.Revoked {
+				err = state.ErrRefused
+			}
+			return job, err
+		})
 		// a job that was made again under the same name is another one
 		older := certs.IssuedAt(s.Link().ConnectionState().PeerCertificates[0]).Add(time.Second).Before(job.Created)
-		if err != nil || job.Revoked || older {
+		if err != nil || older {
 			e := failure("revoked", "registration", "create the job again", "job %s was revoked", id.Name)
 			e.Final = true
 			return tunnel.Hello{}, e
@@ -126,7 +132,7 @@ func (v *visit) accept(ctx context.Context, s *tunnel.Session, hello tunnel.Hell
 
 func (v *visit) acceptNode(ctx context.Context, hello tunnel.Hello) error {
 	id := v.identity
-	record, err := v.r.state.Node(id.Tenant, id.Gateway, id.Name)
+	record, err := known(ctx, v.r.state, func() (state.Node, error) { return v.r.state.Node(id.Tenant, id.Gateway, id.Name) })
 	if err != nil {
 		e := failure("node-unknown", "registration", "register the machine again: remove its state directory and run ebbgate connector register", "the relay has no node %s/%s", id.Gateway, id.Name)
 		e.Final = true

@@ -44,7 +44,7 @@ func (a *app) relayInit() *cobra.Command {
 			return err
 		}
 		logger, _ := a.log(file.Log)
-		opt := state.Options{Dir: file.State.Dir, KeyFile: file.State.KeyFile, Logger: logger}
+		opt := state.Options{Dir: file.State.Dir, KeyFile: file.State.KeyFile, Postgres: file.State.Postgres, Logger: logger}
 		if err := state.Init(cmd.Context(), opt); err != nil {
 			return err
 		}

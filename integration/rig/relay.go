@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -19,6 +20,8 @@ type RelayOptions struct {
 	Listen   string // host:port of TLS and QUIC; they share the number
 	HTTP     string // host:port
 	Connect  string
+	Postgres string         // address of the database that it shares with other relays
+	KeyOf    *Relay         // one of them, whose state.key it gets
 	Config   map[string]any // more keys of relay.yaml
 	Flags    []string       // of relay run
 }
@@ -52,6 +55,11 @@ const attempts = 10
 func StartRelay(ctx context.Context, p Program, o RelayOptions) (*Relay, error) {
 	r := &Relay{Program: p, Dir: o.Dir, Config: filepath.Join(o.Dir, "relay.yaml"), flags: o.Flags}
 	hostname := or(o.Hostname, "127.0.0.1")
+	if o.KeyOf != nil {
+		if err := copyKey(o.KeyOf.Dir, o.Dir); err != nil {
+			return nil, err
+		}
+	}
 	for attempt := 1; ; attempt++ {
 		if err := o.configure(r.Config, hostname); err != nil {
 			return nil, err
@@ -88,12 +96,24 @@ func (o RelayOptions) configure(path, hostname string) error {
 		"hostname": hostname,
 		"listen":   map[string]any{"tls": listen, "quic": listen, "http": plain},
 		"ingress":  map[string]any{"connect": or(o.Connect, "127.0.0.1:0")},
-		"state":    map[string]any{"dir": filepath.Join(o.Dir, "state")},
+		"state":    map[string]any{"dir": filepath.Join(o.Dir, "state"), "postgres": o.Postgres},
 	}
 	for k, v := range o.Config {
 		config[k] = v
 	}
 	return writeYAML(path, config)
+}
+
+// copyKey gives a relay the key of another.
+func copyKey(from, to string) error {
+	raw, err := os.ReadFile(filepath.Join(from, "state", "state.key"))
+	if err != nil {
+		return fmt.Errorf("rig: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Join(to, "state"), 0o700); err != nil {
+		return fmt.Errorf("rig: %w", err)
+	}
+	return writeFile(filepath.Join(to, "state", "state.key"), string(raw))
 }
 
 // listen finds a number that is free for TCP and for UDP, where none is given.
@@ -102,7 +122,11 @@ func (o RelayOptions) listen(given string) (string, error) {
 		return given, nil
 	}
 	for range 20 {
-		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+		host := "127.0.0.1"
+		if ip := net.ParseIP(o.Hostname); ip != nil && ip.IsLoopback() {
+			host = o.Hostname
+		}
+		tcp, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 		if err != nil {
 			return "", fmt.Errorf("rig: %w", err)
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"math/rand/v2"
+	"time"
 )
 
 // edit is one row of a change: what it was, unless it is new, and what it becomes.
@@ -21,8 +23,11 @@ func update(old row, columns map[string]any) edit {
 }
 
 // attempts bounds how often a change is planned again because the database was
-// changed meanwhile.
-const attempts = 3
+// changed meanwhile; conflictPause is the longest pause before the first of them.
+const (
+	attempts      = 10
+	conflictPause = 5 * time.Millisecond
+)
 
 // change makes one change: plan looks at the newest snapshot and says what to
 // edit; an error, or no edits, leaves everything as it is. Only one change is made
@@ -40,17 +45,27 @@ func (s *State) change(ctx context.Context, what string, plan func(*snapshot) ([
 	}
 	// From here the change is made whole or fails on its own. An interrupted
 	// statement would leave the question which.
-	ctx = context.WithoutCancel(ctx)
+	ctx, cancel := bounded(context.WithoutCancel(ctx), s.engine)
+	defer cancel()
 	if s.closed {
 		return unavailable(what, "the relay is stopping", "try again when the relay is back", nil)
 	}
 	var err error
-	for range attempts {
+	looked := !s.engine.shared()
+	for attempt := range attempts {
+		if attempt > 0 { // others write, too
+			<-time.After(rand.N(conflictPause << attempt))
+		}
 		if err = s.refresh(ctx); err != nil {
 			break
 		}
 		var edits []edit
-		if edits, err = plan(s.current.Load()); err != nil {
+		edits, err = plan(s.current.Load())
+		if err != nil && !looked && !s.stale { // perhaps another relay made it possible
+			looked, s.stale = true, true
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		if len(edits) == 0 {
@@ -74,14 +89,21 @@ func (s *State) refresh(ctx context.Context) error {
 	if !s.stale {
 		return nil
 	}
-	fresh, err := load(ctx, s.db, s.keys)
+	var fresh *snapshot
+	err := s.engine.read(ctx, s.db, func(from querier) (err error) {
+		fresh, err = loadNew(ctx, from, s.keys, s.current.Load())
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	if fresh.instance.columns["id"] != s.Instance() {
 		return &damage{"it is of another instance"}
 	}
-	s.current.Store(fresh)
+	if !s.mark.same(fresh) {
+		return &damage{"its CA is not the one that the marker knows"}
+	}
+	s.adopt(fresh)
 	s.stale = false
 	return nil
 }
@@ -137,8 +159,11 @@ func (s *State) commit(ctx context.Context, edits []edit) (err error) {
 			return err
 		}
 	}
-	if err := tx.Commit(); err != nil {
+	if err := s.engine.announce(ctx, tx, s.Instance(), revision); err != nil {
 		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return unsure(err)
 	}
 	s.current.Store(next)
 	return nil
@@ -147,14 +172,30 @@ func (s *State) commit(ctx context.Context, edits []edit) (err error) {
 // failed is the error of a change that was not made.
 func (s *State) failed(what string, err error) error {
 	if errors.Is(err, errConflict) {
-		return unavailable(what, "another program changes the database at the same time", "end the program that holds state.db; try again", err)
+		return unavailable(what, "another program changes the database at the same time", "try again; end the program that holds the database, if it is no relay", err)
 	}
-	if t := troubleOf(err); t.damaged {
-		return &CorruptError{Path: s.files.database, Reason: t.reason, Err: t.cause}
-	} else {
-		return unavailable(what, t.reason, t.advice, err)
+	t := s.trouble(err)
+	if t.damaged {
+		return s.corrupt(t.reason, t.cause)
 	}
+	if maybe := (*unsureError)(nil); errors.As(err, &maybe) && s.engine.shared() {
+		return &Error{
+			kind: ErrUnavailable, code: "state-unavailable", cause: err,
+			message: "nobody knows whether " + what + " was done: " + t.reason + " in the middle of it",
+			advice:  "look whether it was done before you try again; " + t.advice,
+		}
+	}
+	return unavailable(what, t.reason, t.advice, err)
 }
+
+// unsureError is a commit that failed: perhaps its answer was lost.
+type unsureError struct{ err error }
+
+func unsure(err error) error { return &unsureError{err} }
+
+func (e *unsureError) Error() string { return e.err.Error() }
+
+func (e *unsureError) Unwrap() error { return e.err }
 
 func unavailable(what, reason, advice string, cause error) *Error {
 	return &Error{kind: ErrUnavailable, code: "state-unavailable", message: what + " was not done: " + reason, advice: advice, cause: cause}

@@ -92,13 +92,16 @@ func (m image) with(name string, raw []byte) image {
 	return all
 }
 
+// newest is the version of the tables.
+const newest = 2
+
 // remembered makes the tables to compare with only once.
 var remembered = func() schema {
 	s := newSchema(migrations())
-	once := sync.OnceValues(func() ([]string, error) { return s.tables(context.Background(), 1) })
-	s.expected = func(ctx context.Context, version int64) ([]string, error) {
-		if version != 1 {
-			return s.tables(ctx, version)
+	once := sync.OnceValues(func() ([]string, error) { return s.tables(context.Background(), sqliteEngine{}, newest) })
+	s.expected = func(ctx context.Context, e engine, version int64) ([]string, error) {
+		if version != newest {
+			return s.tables(ctx, e, version)
 		}
 		return once()
 	}

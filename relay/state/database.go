@@ -6,14 +6,10 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
-	"net/url"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
-	"modernc.org/sqlite"
 )
 
 //go:embed migrations/*.sql
@@ -28,44 +24,10 @@ func migrations() fs.FS {
 	return sub
 }
 
-// busyTimeout is how long a change waits for another program's lock on the
-// database, such as a backup's, in milliseconds.
-const busyTimeout = 2000
-
-// openDatabase opens a SQLite database with one connection, which is made at its
-// first use. Mode is rw, or rwc to make the file. EXTRA makes a commit survive a
-// power failure, directory entry of the journal included.
-func openDatabase(path, mode string) (*sql.DB, error) {
-	absolute, err := filepath.Abs(path)
-	if err != nil {
-		return nil, err
-	}
-	slashed := filepath.ToSlash(absolute)
-	if !strings.HasPrefix(slashed, "/") {
-		slashed = "/" + slashed // a drive letter
-	}
-	dsn := (&url.URL{Scheme: "file", Path: slashed, RawQuery: url.Values{
-		"mode":    {mode},
-		"_txlock": {"immediate"},
-		"_pragma": {
-			fmt.Sprintf("busy_timeout(%d)", busyTimeout), "journal_mode(delete)", "synchronous(extra)",
-			"foreign_keys(1)", "cell_size_check(1)", "trusted_schema(0)", "secure_delete(1)", "temp_store(memory)",
-		},
-	}.Encode()}).String()
-	connector, err := sqlite.NewConnector(dsn)
-	if err != nil {
-		return nil, err
-	}
-	db := sql.OpenDB(connector)
-	db.SetMaxOpenConns(1)
-	db.SetConnMaxIdleTime(0)
-	return db, nil
-}
-
 // schema makes and checks the tables.
 type schema struct {
-	files    fs.FS                                                      // migrations
-	expected func(ctx context.Context, version int64) ([]string, error) // the tables that they make
+	files    fs.FS                                                                // migrations
+	expected func(ctx context.Context, e engine, version int64) ([]string, error) // the tables that they make
 }
 
 func newSchema(files fs.FS) schema {
@@ -74,13 +36,13 @@ func newSchema(files fs.FS) schema {
 	return s
 }
 
-func (s schema) provider(db *sql.DB) (*goose.Provider, error) {
-	return goose.NewProvider(goose.DialectSQLite3, db, s.files, goose.WithDisableGlobalRegistry(true))
+func (s schema) provider(db *sql.DB, dialect goose.Dialect) (*goose.Provider, error) {
+	return goose.NewProvider(dialect, db, s.files, goose.WithDisableGlobalRegistry(true))
 }
 
 // migrate brings the tables up to date.
-func (s schema) migrate(ctx context.Context, db *sql.DB) error {
-	p, err := s.provider(db)
+func (s schema) migrate(ctx context.Context, e engine, db *sql.DB) error {
+	p, err := s.provider(db, e.dialect())
 	if err != nil {
 		return err
 	}
@@ -95,17 +57,17 @@ func (e *newerError) Error() string {
 	return fmt.Sprintf("its tables have version %d, this program knows %d", e.version, e.known)
 }
 
-// check checks SQLite's structures and that the tables are exactly what the
+// check lets the database check itself and holds its tables against what the
 // migrations make. It tells whether migrations are to be made.
-func (s schema) check(ctx context.Context, db *sql.DB) (pending bool, err error) {
-	if err := intact(ctx, db); err != nil {
+func (s schema) check(ctx context.Context, e engine, db *sql.DB) (pending bool, err error) {
+	if err := e.check(ctx, db); err != nil {
 		return false, err
 	}
-	p, err := s.provider(db)
+	p, err := s.provider(db, e.dialect())
 	if err != nil {
 		return false, err
 	}
-	store, err := database.NewStore(goose.DialectSQLite3, goose.DefaultTablename)
+	store, err := database.NewStore(e.dialect(), goose.DefaultTablename)
 	if err != nil {
 		return false, err
 	}
@@ -129,36 +91,16 @@ func (s schema) check(ctx context.Context, db *sql.DB) (pending bool, err error)
 	if len(applied) == 0 {
 		return false, &damage{"the list of migrations is empty"}
 	}
-	return len(applied) < len(known), s.compare(ctx, db, applied[len(applied)-1].Version)
-}
-
-// intact is SQLite's own check.
-func intact(ctx context.Context, db *sql.DB) error {
-	lines, err := readText(ctx, db, "PRAGMA integrity_check(3)", 1)
-	if err != nil {
-		return err
-	}
-	if !slices.Equal(lines, []string{"ok"}) {
-		return &damage{fmt.Sprintf("SQLite's integrity_check says %.300q", strings.Join(lines, "; "))}
-	}
-	broken, err := db.QueryContext(ctx, "PRAGMA foreign_key_check")
-	if err != nil {
-		return err
-	}
-	defer broken.Close()
-	if broken.Next() {
-		return &damage{"a row refers to one that is not there"}
-	}
-	return broken.Err()
+	return len(applied) < len(known), s.compare(ctx, e, db, applied[len(applied)-1].Version)
 }
 
 // compare holds the tables against those of a fresh database.
-func (s schema) compare(ctx context.Context, db *sql.DB, version int64) error {
-	want, err := s.expected(ctx, version)
+func (s schema) compare(ctx context.Context, e engine, db *sql.DB, version int64) error {
+	want, err := s.expected(ctx, e, version)
 	if err != nil {
 		return err
 	}
-	got, err := readText(ctx, db, listTables, 4)
+	got, err := e.tables(ctx, db)
 	if err != nil {
 		return err
 	}
@@ -168,24 +110,22 @@ func (s schema) compare(ctx context.Context, db *sql.DB, version int64) error {
 	return nil
 }
 
-const listTables = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name"
-
-// tables makes a database in memory and lists its tables.
-func (s schema) tables(ctx context.Context, version int64) ([]string, error) {
+// tables makes a SQLite database in memory and lists its tables.
+func (s schema) tables(ctx context.Context, e engine, version int64) ([]string, error) {
 	fresh, err := sql.Open("sqlite", ":memory:")
 	if err != nil {
 		return nil, err
 	}
 	defer fresh.Close()
 	fresh.SetMaxOpenConns(1)
-	p, err := s.provider(fresh)
+	p, err := s.provider(fresh, goose.DialectSQLite3)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := p.UpTo(ctx, version); err != nil {
 		return nil, err
 	}
-	return readText(ctx, fresh, listTables, 4)
+	return e.model(ctx, fresh)
 }
 
 // readText reads a query's columns of text, row after row.
@@ -214,7 +154,7 @@ func load(ctx context.Context, q querier, k *keyring) (*snapshot, error) {
 	var all []row
 	var sum seal
 	for _, table := range tables {
-		rows, err := readTable(ctx, q, k, table)
+		rows, err := readTable(ctx, q, k, table, 0)
 		if err != nil {
 			return nil, err
 		}

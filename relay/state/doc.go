@@ -39,6 +39,16 @@
 // replaces all files by older ones of the same instance, or has the key, is
 // not found out.
 //
-// The SQL is of the kind that PostgreSQL understands too: TEXT and BIGINT, times
-// in microseconds since 1970, bytes in base64.
+// # Several relays
+//
+// With [Options.Postgres], the tables are in a database of PostgreSQL, which
+// several relays share; state.db is not there. Each relay has a directory of its
+// own, with the same key and with a marker. The first Init makes the instance, the
+// next ones, each in its directory, join it: with the key they prove that it is
+// theirs. [State.Follow] takes over what other relays change, as they tell of it
+// or else by asking every second; [State.CatchUp] does so at once. While the
+// database is away, reads go on, changes fail.
+//
+// The SQL is the same for both: TEXT and BIGINT, times in microseconds since 1970,
+// bytes in base64.
 package state

@@ -81,7 +81,7 @@ func TestEdited(t *testing.T) {
 		if err := whole.write(dir); err != nil {
 			t.Fatal(err)
 		}
-		tamper(t, dir, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (2, 1), (3, 1)")
+		tamper(t, dir, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (3, 1), (4, 1)")
 		_, err := Open(t.Context(), Options{Dir: dir})
 		wantError(t, err, ErrInvalid, "state-newer")
 	})

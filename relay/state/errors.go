@@ -85,5 +85,9 @@ func (e *CorruptError) Advice() string {
 	return restore
 }
 
+const restoreShared = "nothing was changed; does state.postgres name the right database? " +
+	"If so, stop all its relays and restore the database, and state.marker and state.key of each relay, from one backup; " +
+	"a new CA is never made over old state, as every key, token and node would be lost with the old one"
+
 const restore = "nothing was changed; stop the relay and restore state.db, state.marker and state.key together, from one backup; " +
 	"a new CA is never made over old state, as every key, token and node would be lost with the old one"

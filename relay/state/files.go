@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -199,6 +200,12 @@ func markerOf(instance string, authorities []authority) (m marker) {
 		m.generations = append(m.generations, generation{a.Generation(), sha256.Sum256(a.Certificate().Raw)})
 	}
 	return m
+}
+
+// same tells whether the marker is of a snapshot's instance and CA.
+func (m marker) same(s *snapshot) bool {
+	own := markerOf(fmt.Sprint(s.instance.columns["id"]), s.authorities)
+	return own.instance == m.instance && slices.Equal(own.generations, m.generations)
 }
 
 const markerTitle = "ebbgate state marker 1"

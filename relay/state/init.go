@@ -43,6 +43,9 @@ func (i initializer) run(ctx context.Context) error {
 	}
 	defer func() { _ = unlockFile(lock) }()
 	i.step("lock")
+	if i.opt.engine().shared() {
+		return i.failed(i.runShared(ctx))
+	}
 	there, err := exists(i.files.staged)
 	if err != nil {
 		return unusable(i.files.staged, err)
@@ -70,10 +73,7 @@ func (i initializer) refuse() error {
 		return err
 	}
 	if len(there) > 0 {
-		return &Error{
-			kind: ErrExists, code: "state-exists", message: "state was made before: there is " + strings.Join(there, " and "),
-			advice: "ebbgate relay run opens it; to begin anew with another CA, which ends every key, token and node, move all of it away",
-		}
+		return i.refusal(there)
 	}
 	if dir, err := os.Stat(filepath.Dir(i.files.key)); err != nil || !dir.IsDir() {
 		return &Error{
@@ -84,7 +84,17 @@ func (i initializer) refuse() error {
 	return nil
 }
 
+func (i initializer) refusal(there []string) *Error {
+	return &Error{
+		kind: ErrExists, code: "state-exists", message: "state was made before: there is " + strings.Join(there, " and "),
+		advice: "ebbgate relay run opens it; to begin anew with another CA, which ends every key, token and node, move all of it away",
+	}
+}
+
 func (i initializer) failed(err error) error {
+	if err == nil {
+		return nil
+	}
 	var told interface {
 		error
 		Code() string
@@ -92,7 +102,10 @@ func (i initializer) failed(err error) error {
 	if errors.As(err, &told) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	t := troubleOf(err)
+	t := troubleIn(i.opt.engine(), err)
+	if t.damaged && i.opt.engine().shared() {
+		return &CorruptError{Path: i.opt.engine().name(), Reason: t.reason, Err: t.cause, advice: restoreShared}
+	}
 	return unavailable("making state in "+i.files.dir, t.reason, t.advice, err)
 }
 
@@ -162,7 +175,7 @@ func (i initializer) makeDatabase(ctx context.Context, path, instance string, ke
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	if err := newSchema(migrations()).migrate(ctx, db); err != nil {
+	if err := newSchema(migrations()).migrate(ctx, sqliteEngine{path}, db); err != nil {
 		return nil, err
 	}
 	i.step("tables")

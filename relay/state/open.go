@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 )
 
@@ -31,7 +30,7 @@ func open(ctx context.Context, opt Options, tables schema) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &State{opt: opt, files: f, lock: lock, turn: make(chan struct{}, 1)}
+	s := &State{opt: opt, files: f, engine: opt.engine(), lock: lock, turn: make(chan struct{}, 1)}
 	if err := s.open(ctx, tables); err != nil {
 		if s.db != nil {
 			_ = s.db.Close()
@@ -39,14 +38,14 @@ func open(ctx context.Context, opt Options, tables schema) (*State, error) {
 		_ = unlockFile(lock)
 		return nil, err
 	}
-	opt.logger().Info("state opened", "dir", opt.Dir, "instance", s.Instance(), "revision", s.Revision())
+	opt.logger().Info("state opened", "dir", opt.Dir, "database", s.engine.name(), "instance", s.Instance(), "revision", s.Revision())
 	return s, nil
 }
 
 func missing(f files) error {
 	return &Error{
 		kind: ErrMissing, code: "state-missing", message: fmt.Sprintf("%s holds no relay's state", f.dir),
-		advice: "make it once with ebbgate relay init; if this relay had state, its disk is not mounted, or state.dir names another directory",
+		advice: "make it once with ebbgate relay init, which also joins other relays at their state.postgres; if this relay had state, its disk is not mounted, or state.dir names another directory",
 	}
 }
 
@@ -100,36 +99,51 @@ func (f files) found() (list []string, err error) {
 }
 
 // open reads and checks everything. The lock is ours.
-func (s *State) open(ctx context.Context, tables schema) error {
+func (s *State) open(ctx context.Context, tables schema) (err error) {
+	if s.engine.shared() {
+		err = s.openShared(ctx, tables)
+	} else {
+		err = s.openFiles(ctx, tables)
+	}
+	return s.refused(ctx, err)
+}
+
+func (s *State) openFiles(ctx context.Context, tables schema) error {
 	if err := s.files.place(func(string) {}); err != nil {
 		return err
 	}
-	if err := s.files.complete(); err != nil {
+	if err := s.files.complete(s.files.database, s.files.marker, s.files.key); err != nil {
 		return err
 	}
-	mark, err := s.readKeys()
-	if err != nil {
+	if err := s.readKeys(); err != nil {
 		return err
 	}
 	if err := s.files.checkHeader(); err != nil {
 		return err
 	}
-	if s.db, err = openDatabase(s.files.database, "rw"); err != nil {
-		return unusable(s.files.database, err)
-	}
-	pending, err := s.read(ctx, tables, mark)
-	if err == nil && pending {
-		if err = tables.migrate(ctx, s.db); err == nil {
-			_, err = s.read(ctx, tables, mark)
+	return s.openTables(ctx, tables)
+}
+
+// openTables opens the database and reads it.
+func (s *State) openTables(ctx context.Context, tables schema) (err error) {
+	if s.db == nil {
+		if s.db, err = s.engine.open(); err != nil {
+			return unusable(s.engine.name(), err)
 		}
 	}
-	return s.refused(err)
+	pending, err := s.read(ctx, tables)
+	if err == nil && pending {
+		if err = tables.migrate(ctx, s.engine, s.db); err == nil {
+			_, err = s.read(ctx, tables)
+		}
+	}
+	return err
 }
 
 // complete refuses a state of which a file is missing.
-func (f files) complete() error {
+func (f files) complete(all ...string) error {
 	var gone []string
-	for _, path := range []string{f.database, f.marker, f.key} {
+	for _, path := range all {
 		there, err := exists(path)
 		if err != nil {
 			return unusable(path, err)
@@ -145,30 +159,29 @@ func (f files) complete() error {
 }
 
 // readKeys reads the key and the marker, which is sealed with it.
-func (s *State) readKeys() (marker, error) {
+func (s *State) readKeys() error {
 	master, err := s.files.readKey()
 	if err != nil {
-		return marker{}, err
+		return err
 	}
 	raw, err := readFile(s.files.marker)
 	if err != nil {
-		return marker{}, unusable(s.files.marker, err)
+		return unusable(s.files.marker, err)
 	}
 	instance, err := markerInstance(raw)
 	if err != nil {
-		return marker{}, &CorruptError{Path: s.files.marker, Reason: err.Error()}
+		return &CorruptError{Path: s.files.marker, Reason: err.Error()}
 	}
 	if master.instance != "" && master.instance != instance {
-		return marker{}, &CorruptError{Path: s.files.key, Reason: fmt.Sprintf("it is the key of instance %s, the marker is of %s", master.instance, instance)}
+		return &CorruptError{Path: s.files.key, Reason: fmt.Sprintf("it is the key of instance %s, the marker is of %s", master.instance, instance)}
 	}
 	if s.keys, err = newKeyring(master.secret, instance); err != nil {
-		return marker{}, fmt.Errorf("state: derive keys: %w", err)
+		return fmt.Errorf("state: derive keys: %w", err)
 	}
-	m, err := parseMarker(raw, s.keys)
-	if err != nil {
-		return marker{}, &CorruptError{Path: s.files.marker, Reason: err.Error()}
+	if s.mark, err = parseMarker(raw, s.keys); err != nil {
+		return &CorruptError{Path: s.files.marker, Reason: err.Error()}
 	}
-	return m, nil
+	return nil
 }
 
 func (f files) readKey() (masterKey, error) {
@@ -215,24 +228,29 @@ func (f files) checkHeader() error {
 }
 
 // read checks the database, and against the marker, and makes it current.
-func (s *State) read(ctx context.Context, tables schema, mark marker) (pending bool, err error) {
-	pending, err = tables.check(ctx, s.db)
+func (s *State) read(ctx context.Context, tables schema) (pending bool, err error) {
+	ctx, cancel := bounded(ctx, s.engine)
+	defer cancel()
+	pending, err = tables.check(ctx, s.engine, s.db)
 	if err != nil {
 		return false, err
 	}
-	fresh, err := load(ctx, s.db, s.keys)
+	var fresh *snapshot
+	err = s.engine.read(ctx, s.db, func(from querier) (err error) {
+		fresh, err = load(ctx, from, s.keys)
+		return err
+	})
 	if err != nil {
 		return false, err
 	}
-	own := markerOf(fmt.Sprint(fresh.instance.columns["id"]), fresh.authorities)
-	if own.instance != mark.instance {
-		return false, &damage{fmt.Sprintf("it is of instance %.64s, the marker of %s", own.instance, mark.instance)}
+	if id := fmt.Sprint(fresh.instance.columns["id"]); id != s.mark.instance {
+		return false, &damage{fmt.Sprintf("it is of instance %.64s, the marker of %s", id, s.mark.instance)}
 	}
-	if !slices.Equal(own.generations, mark.generations) {
+	if !s.mark.same(fresh) {
 		return false, &damage{"its CA is not the one that the marker knows"}
 	}
 	for _, a := range fresh.authorities {
-		if a.TrustDomain() != own.instance {
+		if a.TrustDomain() != s.mark.instance {
 			return false, &damage{"its CA is of another instance"}
 		}
 	}
@@ -240,23 +258,42 @@ func (s *State) read(ctx context.Context, tables schema, mark marker) (pending b
 	return pending, nil
 }
 
-// refused makes what people read of a failed Open. A database that fails in a way
-// that is not known to pass is taken for damaged.
-func (s *State) refused(err error) error {
+// refused makes what people read of a failed Open. A disk's database that fails
+// in a way that is not known to pass is taken for damaged.
+func (s *State) refused(ctx context.Context, err error) error {
 	var newer *newerError
-	switch t := troubleOf(err); {
+	var told interface {
+		error
+		Code() string
+		Advice() string
+	}
+	switch t := s.trouble(err); {
 	case err == nil:
 		return nil
+	case errors.As(err, &told):
+		return err
 	case errors.As(err, &newer):
 		return &Error{
-			kind: ErrInvalid, code: "state-newer", message: s.files.database + " was made by a newer ebbgate", cause: err,
+			kind: ErrInvalid, code: "state-newer", message: s.engine.name() + " was made by a newer ebbgate", cause: err,
 			advice: "run the newer program, or restore a backup that this one made",
 		}
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
 		return err
 	case t.known && !t.damaged:
-		return unavailable("opening "+s.files.database, t.reason, t.advice, err)
+		return unavailable("opening "+s.engine.name(), t.reason, t.advice, err)
 	default:
-		return &CorruptError{Path: s.files.database, Reason: t.reason, Err: t.cause}
+		return s.corrupt(t.reason, t.cause)
 	}
+}
+
+// trouble classifies an error of the database.
+func (s *State) trouble(err error) trouble { return troubleIn(s.engine, err) }
+
+// corrupt is the refusal of a database that is damaged, or another one.
+func (s *State) corrupt(reason string, cause error) *CorruptError {
+	e := &CorruptError{Path: s.engine.name(), Reason: reason, Err: cause}
+	if s.engine.shared() {
+		e.advice = restoreShared
+	}
+	return e
 }

@@ -141,9 +141,14 @@ type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-// readTable reads a table whole and checks each row's seal.
-func readTable(ctx context.Context, q querier, k *keyring, table string) (list []row, err error) {
-	found, err := q.QueryContext(ctx, "SELECT * FROM "+table)
+// readTable reads what was written to a table after a revision, and checks each
+// row's seal; 0: the table whole.
+func readTable(ctx context.Context, q querier, k *keyring, table string, after int64) (list []row, err error) {
+	query, args := "SELECT * FROM "+table, []any(nil)
+	if after > 0 {
+		query, args = query+" WHERE "+columnRevision+" > $1", []any{after}
+	}
+	found, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}

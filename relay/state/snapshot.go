@@ -107,6 +107,39 @@ func (s *snapshot) with(k *keyring, rows []row) (*snapshot, error) {
 	return &next, nil
 }
 
+// find is the row that has the same primary key as another.
+func (s *snapshot) find(like row) (row, bool) {
+	f := &fields{row: like}
+	switch like.table {
+	case tableAuthorities:
+		for _, a := range s.authorities {
+			if int64(a.Generation()) == f.number("generation") {
+				return a.row, true
+			}
+		}
+	case tableTenants:
+		r, ok := s.tenants[f.text("name")]
+		return r, ok
+	case tableGateways:
+		if g := s.gateways[gatewayKey{f.text("tenant"), f.text("name")}]; g != nil {
+			return g.row, true
+		}
+	case tableNodes:
+		if n := s.nodes[gatewayKey{f.text("tenant"), f.text("gateway")}][f.text("name")]; n != nil {
+			return n.row, true
+		}
+	case tableJobs:
+		if j := s.jobs[jobKey{f.text("tenant"), f.text("name")}]; j != nil {
+			return j.row, true
+		}
+	case tableTokens:
+		if t := s.tokens[f.text("id")]; t != nil {
+			return t.row, true
+		}
+	}
+	return row{}, false
+}
+
 // own makes the snapshot's map of a table its own.
 func (s *snapshot) own(table string) {
 	switch table {

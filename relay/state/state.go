@@ -9,14 +9,16 @@ import (
 	"time"
 
 	"github.com/ebbgate/ebbgate/certs"
+	"github.com/ebbgate/ebbgate/config"
 )
 
 // Options say where the state is.
 type Options struct {
-	Dir     string           // made by Init where it is missing
-	KeyFile string           // default: state.key in Dir
-	Logger  *slog.Logger     // nil discards
-	Now     func() time.Time // nil is time.Now
+	Dir      string           // made by Init where it is missing
+	KeyFile  string           // default: state.key in Dir
+	Postgres config.Postgres  // where the tables are, if they are not in Dir
+	Logger   *slog.Logger     // nil discards
+	Now      func() time.Time // nil is time.Now
 }
 
 func (o Options) logger() *slog.Logger {
@@ -39,20 +41,25 @@ func (o Options) now() time.Time {
 // returns is the caller's to read, not to change.
 type State struct {
 	// static after construction
-	opt   Options
-	files files
-	keys  *keyring
-	db    *sql.DB
-	lock  *os.File
+	opt    Options
+	files  files
+	engine engine
+	keys   *keyring
+	mark   marker
+	db     *sql.DB
+	lock   *os.File
 
 	current atomic.Pointer[snapshot]
+	away    atomic.Bool // the shared database cannot be followed
 
 	// turn has one slot: who fills it changes the state. It is no mutex because
 	// it is held while the disk is written; only changes ever wait for it.
 	turn chan struct{}
 	// owned by the turn's holder
-	stale  bool // the database may not be what current says
-	closed bool
+	stale    bool // the database may not be what current says
+	closed   bool
+	followed time.Time // when current was found to be the database's
+	ended    []JobEnd  // by other relays, not yet told
 }
 
 // Close waits for a change that is under way and closes the database. Reads

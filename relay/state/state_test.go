@@ -20,7 +20,15 @@ func TestMain(m *testing.M) {
 	if mode := os.Getenv(childMode); mode != "" {
 		os.Exit(child(mode))
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(runner{m})
+}
+
+// runner ends the database server that tests share.
+type runner struct{ *testing.M }
+
+func (r runner) Run() int {
+	defer closeShared()
+	return r.M.Run()
 }
 
 // coded is what people see of an error.
@@ -60,6 +68,21 @@ func wantCorrupt(t *testing.T, err error, text string) {
 	wantError(t, err, nil, "state-corrupt")
 	if !strings.Contains(err.Error(), text) {
 		t.Errorf("%q does not say %q", err, text)
+	}
+}
+
+// until waits for something.
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(90 * time.Second)
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("in vain: %s", what)
+		}
 	}
 }
 

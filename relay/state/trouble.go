@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"syscall"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
@@ -16,6 +17,8 @@ type trouble struct {
 	damaged bool  // else it may pass
 	known   bool  // else the reason is a guess
 	cause   error // nil where the reason says it all
+
+	unsupported bool // the database does not know what was asked of it
 }
 
 const goesOn = "; the relay goes on meanwhile and needs no restart"
@@ -38,6 +41,18 @@ func troubleOf(err error) trouble {
 	return t
 }
 
+// troubleIn classifies an error of a database. What is not known of PostgreSQL is
+// taken for a network that passes.
+func troubleIn(e engine, err error) trouble {
+	t := troubleOf(err)
+	if !t.known && e.shared() {
+		away := postgresAway
+		away.cause = err
+		return away
+	}
+	return t
+}
+
 func isDamage(err error) bool {
 	var d *damage
 	return errors.As(err, &d)
@@ -46,11 +61,14 @@ func isDamage(err error) bool {
 func classify(err error) trouble {
 	var found *damage
 	var sqliteErr *sqlite.Error
+	var postgresErr *pgconn.PgError
 	switch {
 	case errors.As(err, &found):
 		return trouble{reason: found.reason, damaged: true, known: true}
 	case errors.As(err, &sqliteErr):
 		return classifySQLite(sqliteErr.Code())
+	case errors.As(err, &postgresErr):
+		return postgresTrouble(postgresErr.Code)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return diskFull
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):

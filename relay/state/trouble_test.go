@@ -200,7 +200,7 @@ func TestChangedBehind(t *testing.T) {
 	must[Gateway](t)(s.CreateGateway(ctx, DefaultTenant, "corp"))
 
 	// With the key, as another relay would: the change is seen and built upon.
-	twin := &State{opt: s.opt, files: s.files, keys: s.keys, turn: make(chan struct{}, 1)}
+	twin := &State{opt: s.opt, files: s.files, engine: s.engine, mark: s.mark, keys: s.keys, turn: make(chan struct{}, 1)}
 	var err error
 	if twin.db, err = openDatabase(s.files.database, "rw"); err != nil {
 		t.Fatal(err)
@@ -308,7 +308,8 @@ func TestMigration(t *testing.T) {
 	}
 	files := fstest.MapFS{
 		"00001_identity.sql": {Data: first},
-		"00002_more.sql": {Data: []byte(`-- +goose Up
+		"00002_relays.sql":   {Data: must[[]byte](t)(embedded.ReadFile("migrations/00002_relays.sql"))},
+		"00003_more.sql": {Data: []byte(`-- +goose Up
 ALTER TABLE nodes ADD COLUMN runs BIGINT NOT NULL DEFAULT 0;
 CREATE TABLE more (x TEXT NOT NULL PRIMARY KEY);
 -- +goose Down
