@@ -3,12 +3,14 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -58,23 +60,38 @@ const (
 	node    = "node1"
 )
 
-// path is a whole path: relay, connector behind a link, store, job with a forward and at the relay's ingress.
+// path is a whole path: relay, connector, store, job with a forward and at the relay's ingress, and where the options say
+// so links and a proxy in between.
 type path struct {
 	t         *testing.T
 	program   rig.Program
 	relay     *rig.Relay
-	link      *link // between the connector and the relay's TCP port; nil: none
+	links     []*link // nearLink and farLink; nil: there is none
 	store     *oracle.StoreProcess
 	connector *rig.Connector
 	forward   *rig.Forward
 	ingress   rig.Ingress
 }
 
-// newPath starts a path whose streams wait for their lanes as long as grace says. Where linked is set, everything of
-// the connector goes over a link that the test can cut.
-func newPath(ctx context.Context, t *testing.T, carrier, grace string, linked bool) *path {
+// The links of a path.
+const (
+	nearLink = iota // between the forward and the relay
+	farLink         // between the connector and the relay
+)
+
+// options say what a path is like.
+type options struct {
+	carrier string
+	grace   string // for how long streams wait for their lanes; default 120 s
+	near    bool   // with nearLink
+	far     bool   // with farLink
+}
+
+// newPath starts a path.
+func newPath(ctx context.Context, t *testing.T, o options) *path {
 	t.Helper()
-	p := &path{t: t, program: rig.Program{Path: binary, Env: []string{
+	grace := cmp.Or(o.grace, "120s")
+	p := &path{t: t, links: make([]*link, 2), program: rig.Program{Path: binary, Env: []string{
 		"EBBGATE_RELAYD_RESUME_GRACE=" + grace, "EBBGATE_CONNECTOR_RESUME_GRACE=" + grace, "EBBGATE_RESUME_GRACE=" + grace,
 	}}}
 	check := func(err error) {
@@ -85,7 +102,7 @@ func newPath(ctx context.Context, t *testing.T, carrier, grace string, linked bo
 	}
 	var err error
 	p.relay, err = rig.StartRelay(ctx, p.program, rig.RelayOptions{
-		Dir: filepath.Join(t.TempDir(), "relay"), Connect: freePort(t), Flags: []string{"--drain-timeout", "0s"},
+		Dir: filepath.Join(t.TempDir(), "relay"), Connect: freePort(t), HTTP: freePort(t), Flags: []string{"--drain-timeout", "0s"},
 	})
 	check(err)
 	t.Cleanup(func() { p.end("relay", p.relay.Kill, p.relay.Tail) })
@@ -97,25 +114,53 @@ func newPath(ctx context.Context, t *testing.T, carrier, grace string, linked bo
 	p.store, err = oracle.StartStore(ctx, nil, "127.0.0.1:0")
 	check(err)
 	t.Cleanup(p.store.Kill)
-	at := p.relay.Address
-	if linked {
-		p.link = newLink(t, p.relay.TLS)
-		at = p.link.addr
+	for i, linked := range []bool{nearLink: o.near, farLink: o.far} {
+		if linked {
+			p.links[i] = newLink(t)
+		}
 	}
+	tls, http := p.through(farLink)
+	host, _, _ := net.SplitHostPort(tls)
 	p.connector, err = rig.StartConnector(ctx, p.program, rig.ConnectorOptions{
-		Dir: filepath.Join(t.TempDir(), "connector"), Relay: at, Key: keys.Key1, Name: node, Override: at,
-		Carriers: []string{carrier}, Stores: []rig.Store{rig.Loopback(object, p.store.Addr())},
+		Dir: filepath.Join(t.TempDir(), "connector"), Key: keys.Key1, Name: node,
+		Endpoint: map[string]any{"host": host, "tls": port(t, tls), "quic": port(t, tls), "http": port(t, http)},
+		Carriers: []string{o.carrier}, Stores: []rig.Store{rig.Loopback(object, p.store.Addr())},
 	})
 	check(err)
 	t.Cleanup(func() { p.end("connector", p.connector.Kill, p.connector.Tail) })
 	_, err = p.relay.Await(ctx, gateway, node, rig.Online)
 	check(err)
+	tls, http = p.through(nearLink)
 	p.forward, err = rig.StartForward(ctx, p.program, rig.ForwardOptions{
-		Dir: filepath.Join(t.TempDir(), "job"), Relay: p.relay.Address, Token: token, Target: gateway + "/" + object, Carriers: []string{carrier},
+		Dir: filepath.Join(t.TempDir(), "job"), Relay: tls, HTTPPort: strconv.Itoa(port(t, http)), Token: token,
+		Target: gateway + "/" + object, Carriers: []string{o.carrier},
 	})
 	check(err)
 	t.Cleanup(func() { p.end("forward", p.forward.Kill, p.forward.Tail) })
 	return p
+}
+
+// through gives where the relay's ports are reached: by the link, if there is one.
+func (p *path) through(at int) (tls, http string) {
+	l := p.links[at]
+	if l == nil {
+		return p.relay.Address, p.relay.HTTP
+	}
+	host := fmt.Sprintf("127.0.0.%d", 2+at)
+	return l.forward(host, p.relay.TLS), l.forward(host, p.relay.HTTP)
+}
+
+func port(t *testing.T, addr string) int {
+	t.Helper()
+	_, text, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func (p *path) end(name string, kill func(), tail func() string) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbgate/ebbgate/integration/proc"
 	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
@@ -46,6 +47,14 @@ func disturbed(ctx context.Context, t *testing.T, p *path, ingresses []string, t
 			t.Error(err)
 		}
 	}
+	if t.Failed() {
+		return
+	}
+	for _, l := range p.links { // or the test is not what it says
+		if l != nil && l.bytes() < sent+uploaded {
+			t.Errorf("only %d bytes went over the link", l.bytes())
+		}
+	}
 }
 
 var both = []string{"forward", "connect"}
@@ -64,7 +73,7 @@ func everyCarrier(t *testing.T, test func(ctx context.Context, t *testing.T, car
 func TestRelayKilled(t *testing.T) {
 	t.Parallel()
 	everyCarrier(t, func(ctx context.Context, t *testing.T, carrier string) {
-		p := newPath(ctx, t, carrier, "120s", false)
+		p := newPath(ctx, t, options{carrier: carrier})
 		disturbed(ctx, t, p, []string{"forward"}, 3, func() error {
 			p.relay.Kill()
 			return p.relay.Restart(ctx)
@@ -72,26 +81,27 @@ func TestRelayKilled(t *testing.T) {
 	})
 }
 
-// TestRelayFrozen: the relay stands still for a while.
-func TestRelayFrozen(t *testing.T) {
+// TestFrozen: the relay, the connector or the forward stands still for a while.
+func TestFrozen(t *testing.T) {
 	t.Parallel()
-	everyCarrier(t, func(ctx context.Context, t *testing.T, carrier string) {
-		p := newPath(ctx, t, carrier, "120s", false)
-		disturbed(ctx, t, p, both, 1, func() error {
-			return frozen(ctx, p.relay.Signal, 12*time.Second)
+	for name, who := range map[string]struct {
+		long    time.Duration
+		process func(*path) *proc.Process
+	}{
+		"relay":     {12 * time.Second, func(p *path) *proc.Process { return p.relay.Process }}, // its lanes are dead by then
+		"connector": {5 * time.Second, func(p *path) *proc.Process { return p.connector.Process }},
+		"forward":   {5 * time.Second, func(p *path) *proc.Process { return p.forward.Process }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			everyCarrier(t, func(ctx context.Context, t *testing.T, carrier string) {
+				p := newPath(ctx, t, options{carrier: carrier})
+				disturbed(ctx, t, p, both, 1, func() error {
+					return frozen(ctx, who.process(p).Signal, long(who.long, 20*time.Second))
+				})
+			})
 		})
-	})
-}
-
-// TestConnectorFrozen: so does the connector.
-func TestConnectorFrozen(t *testing.T) {
-	t.Parallel()
-	everyCarrier(t, func(ctx context.Context, t *testing.T, carrier string) {
-		p := newPath(ctx, t, carrier, "120s", false)
-		disturbed(ctx, t, p, both, 1, func() error {
-			return frozen(ctx, p.connector.Signal, 20*time.Second)
-		})
-	})
+	}
 }
 
 // frozen stops a process for so long.
@@ -99,13 +109,17 @@ func frozen(ctx context.Context, signal func(os.Signal) error, d time.Duration) 
 	if err := signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
+	wait(ctx, d)
+	return signal(syscall.SIGCONT)
+}
+
+func wait(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	return signal(syscall.SIGCONT)
 }
 
 // TestLinkKilled: every connection between the connector and the relay dies, as when a proxy restarts; the relay's own
@@ -113,29 +127,45 @@ func frozen(ctx context.Context, signal func(os.Signal) error, d time.Duration) 
 func TestLinkKilled(t *testing.T) {
 	t.Parallel()
 	ctx := deadline(t)
-	p := newPath(ctx, t, "tls", "120s", true)
+	p := newPath(ctx, t, options{carrier: "tls", far: true})
 	disturbed(ctx, t, p, both, 5, func() error {
-		p.link.kill()
+		p.links[farLink].kill()
 		return nil
 	})
 }
 
-// TestLinkFrozen: nothing comes through any more, and nobody says so: lanes and sessions are found dead by their pings.
-func TestLinkFrozen(t *testing.T) {
+// TestLinkCut: nothing comes through any more, or nothing in one direction, and nobody says so: lanes and sessions are
+// found dead by their pings, at both ends, and streams go on when the link is back.
+func TestLinkCut(t *testing.T) {
 	t.Parallel()
-	ctx := deadline(t)
-	p := newPath(ctx, t, "tls", "120s", true)
-	disturbed(ctx, t, p, both, 1, func() error {
-		p.link.freeze()
-		timer := time.NewTimer(30 * time.Second)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
+	for _, cut := range []struct {
+		name      string
+		ways      []way
+		ingresses [2][]string // by link: the relay's own ingress does not go over the near one
+	}{
+		{"both ways", []way{up, down}, [2][]string{{"forward"}, both}},
+		{"up", []way{up}, [2][]string{{"forward"}, both}},
+		{"down", []way{down}, [2][]string{{"forward"}, both}},
+	} {
+		for at, name := range []string{nearLink: "forward", farLink: "connector"} {
+			t.Run(cut.name+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				everyCarrier(t, func(ctx context.Context, t *testing.T, carrier string) {
+					p := newPath(ctx, t, options{carrier: carrier, near: at == nearLink, far: at == farLink})
+					short := 5 * time.Second
+					if carrier == "tls" && at == farLink {
+						short = 12 * time.Second // lanes are dead by then
+					}
+					disturbed(ctx, t, p, cut.ingresses[at], 1, func() error {
+						p.links[at].freeze(cut.ways...)
+						wait(ctx, long(short, 30*time.Second))
+						p.links[at].thaw(cut.ways...)
+						return nil
+					})
+				})
+			})
 		}
-		p.link.thaw()
-		return nil
-	})
+	}
 }
 
 // TestConnectorRestarted: a connector that was killed is told from one that is only away when its next process comes:
@@ -143,7 +173,7 @@ func TestLinkFrozen(t *testing.T) {
 func TestConnectorRestarted(t *testing.T) {
 	t.Parallel()
 	everyCarrier(t, func(ctx context.Context, t *testing.T, carrier string) {
-		p := newPath(ctx, t, carrier, "1h", false)
+		p := newPath(ctx, t, options{carrier: carrier, grace: "1h"})
 		for _, ingress := range both {
 			c, err := p.begin(ctx, ingress, endless, endless)
 			if err != nil {
@@ -167,7 +197,7 @@ func TestConnectorRestarted(t *testing.T) {
 func TestGraceOver(t *testing.T) {
 	t.Parallel()
 	ctx := deadline(t)
-	p := newPath(ctx, t, "tls", "3s", false)
+	p := newPath(ctx, t, options{carrier: "tls", grace: "3s"})
 	c, err := p.begin(ctx, "forward", endless, endless)
 	if err != nil {
 		t.Fatal(err)
