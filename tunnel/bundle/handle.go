@@ -46,6 +46,10 @@ func (b *Bundle) handleLocked(l *lane, typ frameType, body []byte) error {
 		return b.openLocked(l, body)
 	case frameHello:
 		return violation("a second HELLO")
+	case frameRst, frameRefused:
+		if Code(binary.BigEndian.Uint16(body[8:])) == CodeOK { // only two FINs are a good end
+			return violation("%v of stream %d with code 0", typ, beUint64(body))
+		}
 	}
 	s, err := b.findLocked(beUint64(body), typ)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -211,4 +212,47 @@ func FuzzHostile(f *testing.F) {
 			h.check()
 		})
 	})
+}
+
+// TestResetIsNeverAGoodEnd: an RST or a REFUSED that says "ok" ends its lane, and nothing ends well by it.
+func TestResetIsNeverAGoodEnd(t *testing.T) {
+	for name, frames := range map[string][][]byte{
+		"RST":       {appendOpened(nil, 1, 1), appendRst(nil, 1, CodeOK, 0)},
+		"early RST": {appendRst(nil, 1, CodeOK, 0)},
+		"REFUSED":   {appendRefused(nil, 1, CodeOK, "")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &hostile{t: t, role: roleNode, pool: NewPool(1 << 20), spoiled: make(map[uint64]bool)}
+				h.ingress = NewIngress(Config{Pool: h.pool, ResumeGrace: time.Minute})
+				h.join()
+				job, near := socketPair()
+				over := make(chan error, 1)
+				go func() {
+					s, err := h.ingress.Open(context.Background(), Request{UUID: [16]byte{1}})
+					if err == nil {
+						err = s.Carry(near, nil).Err()
+					}
+					_ = near.Close()
+					over <- err
+				}()
+				synctest.Wait()
+				for _, frame := range frames {
+					_, _ = h.lanes[0].Write(frame)
+				}
+				synctest.Wait()
+				if n := h.ingress.Lanes(); n != 0 {
+					t.Errorf("%d lanes are left", n)
+				}
+				h.ingress.Close(CodeIngressStopped)
+				if err := <-over; err == nil {
+					t.Error("it ended well")
+				}
+				if _, err := io.ReadAll(job); !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("the job read %v, want a reset", err)
+				}
+				h.running.Wait()
+			})
+		})
+	}
 }
