@@ -42,6 +42,7 @@ func (c *Client) renew(ctx context.Context) error {
 			}
 			return err
 		}
+		c.renewed()
 		c.log.Info("certificate renewed", "expires", c.holder.Certificate().Leaf.NotAfter)
 	}
 }

@@ -123,6 +123,7 @@ func (p *pool) addLane(ctx context.Context, slot *bundleSlot, b *bundle.Bundle, 
 	info.Express = class != classBulk
 	lane := &pooledLane{Conn: conn}
 	lane.gone = func() { p.laneGone(slot, class, lane) }
+	info.Replaced = lane.gone // its place is free from then on
 	p.mu.Lock()
 	slot.lanes[class] = lane
 	p.mu.Unlock()

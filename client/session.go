@@ -89,6 +89,18 @@ func (s *sessions) end(err error) {
 	s.notifyLocked()
 }
 
+// all are the sessions that are up.
+func (s *sessions) all() (list []*tunnel.Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, session := range []*tunnel.Session{s.control, s.bulk} {
+		if session != nil {
+			list = append(list, session)
+		}
+	}
+	return list
+}
+
 // awaitControl waits for the control session. Where none comes in time, the error
 // says what was seen on the way to the relay.
 func (s *sessions) awaitControl(ctx context.Context) (*tunnel.Session, time.Duration, error) {
@@ -172,6 +184,7 @@ func (s *sessions) awaitReturn(ctx context.Context) {
 func (c *Client) keeper(role string) *tunnel.Keeper {
 	k := &tunnel.Keeper{
 		Final:  final,
+		Leave:  c.leave,
 		Failed: c.failed,
 		Hurry:  func() bool { return c.pool.streams() > 0 },
 		Logger: c.log,
@@ -216,7 +229,7 @@ func (c *Client) serve(ctx context.Context, role string, link tunnel.Link, up fu
 	s := tunnel.NewSession(link, tunnel.SessionConfig{
 		Initiator: true,
 		Hello:     tunnel.Hello{Role: role, Incarnation: strconv.FormatUint(c.incarnation, 16), Software: c.cfg.Software},
-		Handle:    handleMessage,
+		Handle:    c.handleMessage,
 		Logger:    c.log,
 	})
 	asked := time.Now()
@@ -254,10 +267,10 @@ func (c *Client) tellReady(link tunnel.Link) {
 	})
 }
 
-// handleMessage answers the relay. What it says about draining the session
-// itself has noted.
-func handleMessage(_ context.Context, _ *tunnel.Session, typ string, _ json.RawMessage) (any, error) {
+// handleMessage answers the relay.
+func (c *Client) handleMessage(_ context.Context, s *tunnel.Session, typ string, _ json.RawMessage) (any, error) {
 	if typ == tunnel.TypeDrain {
+		c.drained(s.Link())
 		return nil, nil
 	}
 	return nil, tunnel.Errorf("message-unknown", "relay", "use the same version at both ends", "no message %.40q is expected by a client", typ)
@@ -374,7 +387,7 @@ func (c *Client) lane(ctx context.Context, node, token string, class int) (net.C
 		return nil, bundle.LaneInfo{}, err
 	}
 	info := bundle.LaneInfo{
-		Carrier: string(s.Link().Carrier()), Local: c.currentIdentity().String(), Peer: node, Express: express,
+		Carrier: string(s.Link().Carrier()), Local: c.currentIdentity().String(), Peer: node, Express: express, Over: s.Link(),
 	}
 	var stranger error // who answered in the node's place
 	config := certs.ServerConfig(&c.holder, c.currentTrust, certs.ServerOptions{
@@ -402,6 +415,7 @@ func (c *Client) lane(ctx context.Context, node, token string, class int) (net.C
 		_ = lane.Close()
 		return nil, bundle.LaneInfo{}, laneError(node, err, nil)
 	}
+	info.Worn = lane.Worn
 	return lane, info, nil
 }
 

@@ -76,13 +76,15 @@ func (r *running) openLane(ctx context.Context, s *tunnel.Session, m tunnel.Open
 	if serving == nil {
 		return tunnel.Errorf("lanes-limit", "node", "streams go on over the lanes that there are", "the node has %d direct lanes, which is the most", maxDirectLanes)
 	}
-	lane, err := r.dialLane(ctx, s, m, ingress)
+	route := r.laneRoute(s)
+	lane, err := route.way.NodeLane(ctx, s.Link().Carrier(), m.Token, r.id.laneTLS(ingress))
 	if err != nil {
 		r.direct.leave()
 		return sessionError(err)
 	}
 	info := bundle.LaneInfo{
 		Carrier: string(s.Link().Carrier()), Local: r.id.name.String(), Peer: ingress.String(), Express: m.Express, Direct: true,
+		Over: route, Worn: lane.Worn,
 	}
 	if info.Exporter, err = lane.Exporter(); err != nil {
 		_ = lane.Close()
@@ -100,12 +102,10 @@ func (r *running) openLane(ctx context.Context, s *tunnel.Session, m tunnel.Open
 	return nil
 }
 
-// dialLane goes the way of the session that asked.
-func (r *running) dialLane(ctx context.Context, s *tunnel.Session, m tunnel.OpenLane, ingress certs.Identity) (*tunnel.LaneConn, error) {
-	carrier := s.Link().Carrier()
-	route := r.sessions.routeOf(s)
-	if route == nil {
-		route = r.route()
+// laneRoute is the way of the session that asked.
+func (r *running) laneRoute(s *tunnel.Session) *route {
+	if route := r.sessions.routeOf(s); route != nil {
+		return route
 	}
-	return route.way.NodeLane(ctx, carrier, m.Token, r.id.laneTLS(ingress))
+	return r.route()
 }

@@ -84,7 +84,7 @@ func (r *running) serveLane(ctx context.Context, s *tunnel.Session, join tunnel.
 		return refuse("it is for %.200q", join.Node)
 	}
 	info := bundle.LaneInfo{
-		Carrier: string(s.Link().Carrier()), Local: r.id.name.String(), Peer: ingress.String(), Express: join.Express,
+		Carrier: string(s.Link().Carrier()), Local: r.id.name.String(), Peer: ingress.String(), Express: join.Express, Over: s.Link(),
 	}
 	switch ingress.Role {
 	case certs.RoleRelay:
@@ -107,6 +107,7 @@ func (r *running) serveLane(ctx context.Context, s *tunnel.Session, join tunnel.
 			_ = lane.Close()
 			return err
 		}
+		info.Worn = lane.Worn
 		return r.node.Serve(ctx, lane, info)
 	}
 	return refuse("%s is no ingress", ingress)

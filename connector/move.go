@@ -20,9 +20,13 @@ const (
 // do not outlive their session, it waits until none is open.
 func (r *running) move(ctx context.Context) error {
 	pause := moveLook
-	for {
+	for moved := true; ; {
 		_, changed := r.latest()
 		wait, next := moveLook, pause
+		if !r.moving() && !moved {
+			r.rerouted()
+		}
+		moved = !r.moving()
 		if r.moving() && !r.fragile() {
 			r.again()
 			wait, next = pause, min(2*pause, moveLast)

@@ -113,6 +113,7 @@ func (r *running) renewOnce(ctx context.Context, s *tunnel.Session, key ed25519.
 	if err := r.id.use(fresh); err != nil {
 		return nil, failure("renewal-invalid", "relay", err, "use the same version at both ends", "the relay's answer cannot be used: %v", err)
 	}
+	r.renewed()
 	r.metrics.renewals.WithLabelValues("ok").Inc()
 	r.logger.Info("certificate renewed", "counter", answer.Counter, "expires", r.id.expires())
 	return nil, nil

@@ -119,7 +119,7 @@ func (r *running) keepControl(ctx context.Context) error {
 		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
 			return r.serve(ctx, link, tunnel.RoleControl, up)
 		},
-		Final: final, Failed: r.failed, Hurry: r.waiting, Logger: r.logger,
+		Leave: r.leave, Final: final, Failed: r.failed, Hurry: r.waiting, Logger: r.logger,
 	}
 	return k.Run(ctx)
 }
@@ -165,7 +165,7 @@ func (r *running) keepBulkOn(ctx context.Context, carrier tunnel.Carrier) error 
 		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
 			return r.serve(ctx, link, tunnel.RoleBulk, up)
 		},
-		Final: final, Failed: r.failed, Hurry: r.waiting, Logger: r.logger,
+		Leave: r.leave, Final: final, Failed: r.failed, Hurry: r.waiting, Logger: r.logger,
 	}
 	over := make(chan error, 1)
 	go func() { over <- k.Run(ctx) }()

@@ -71,6 +71,16 @@ func (d *dialer) drain() {
 	d.draining = true
 }
 
+// stopping is why nothing new begins; nil: the relay does not drain.
+func (d *dialer) stopping() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.draining {
+		return failure("relay-draining", "relay", "try again when the relay is back", "the relay is stopping")
+	}
+	return nil
+}
+
 // Authenticate checks a job's token. The token says which job it is; a name
 // that disagrees is refused. Who shows too many bad ones has to connect anew for each.
 func (d *dialer) Authenticate(ctx context.Context, name, text, peer string) (ingress.Job, error) {
@@ -156,11 +166,8 @@ func (d *dialer) dial(ctx context.Context, job ingress.Job, target ingress.Targe
 // find authorizes a dial and picks a node: what the job may not dial is refused
 // before it learns whether it exists.
 func (d *dialer) find(job jobKey, gateway, store string, port int, preferred nodeKey) (*node, error) {
-	d.mu.Lock()
-	draining := d.draining
-	d.mu.Unlock()
-	if draining {
-		return nil, failure("relay-draining", "relay", "try again when the relay is back", "the relay is stopping")
+	if err := d.stopping(); err != nil {
+		return nil, err
 	}
 	record, err := d.r.state.Job(job.tenant, job.job)
 	if err != nil || record.Revoked {
@@ -390,6 +397,9 @@ func (d *dialer) laneTokens(client certs.Identity, n *node, lanes int) (tokens [
 // lanes answers a client that wants lanes for a bundle that it has: to a node of
 // a gateway that its job may use.
 func (d *dialer) lanes(client certs.Identity, req tunnel.LanesRequest) (*tunnel.LaneTokens, error) {
+	if err := d.stopping(); err != nil {
+		return nil, err
+	}
 	id, err := certs.ParseIdentity(req.Node)
 	if err != nil || id.Role != certs.RoleNode || id.Tenant != client.Tenant {
 		return nil, failure("job-not-allowed", "relay", "use the same version at both ends", "%.300q is no node of this tenant", req.Node)

@@ -158,6 +158,7 @@ type splices struct {
 	mu sync.Mutex
 	// guarded by mu
 	open map[*tunnel.Peeked]splicedLane
+	left chan struct{} // closed and replaced as one ends
 }
 
 type splicedLane struct {
@@ -169,13 +170,32 @@ func (s *splices) enter(ingress certs.Identity, near, far *tunnel.Peeked) (leave
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open == nil {
-		s.open = make(map[*tunnel.Peeked]splicedLane)
+		s.open, s.left = make(map[*tunnel.Peeked]splicedLane), make(chan struct{})
 	}
 	s.open[near] = splicedLane{ingress, far}
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.open, near)
+		close(s.left)
+		s.left = make(chan struct{})
+	}
+}
+
+// wait waits until none is open any more, or ctx ends.
+func (s *splices) wait(ctx context.Context) {
+	for {
+		s.mu.Lock()
+		open, left := len(s.open), s.left
+		s.mu.Unlock()
+		if open == 0 {
+			return
+		}
+		select {
+		case <-left:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -264,6 +284,6 @@ func (r *Relay) openDirectLane(n *node, own *bundle.Bundle, express bool) error 
 		return fmt.Errorf("relay: direct lane of %s: %w", n.key.node, err)
 	}
 	return own.Join(ctx, lane, bundle.LaneInfo{
-		Carrier: "tls", Local: r.name.String(), Peer: n.identity.String(), Exporter: exporter, Express: express, Direct: true,
+		Carrier: "tls", Local: r.name.String(), Peer: n.identity.String(), Exporter: exporter, Express: express, Direct: true, Worn: lane.Worn,
 	})
 }

@@ -83,7 +83,7 @@ func (r *Relay) enrolNode(ctx context.Context, req tunnel.Enrol, pub []byte) (*t
 	if err != nil {
 		return nil, err
 	}
-	return r.certify(nodeIdentity(r.state.Instance(), n), pub, nodeLife, n.Counter)
+	return r.certify(nodeIdentity(r.state.Instance(), n), pub, r.self.lives.Node, n.Counter)
 }
 
 func (r *Relay) enrolReturn(ctx context.Context, req tunnel.Enrol, pub []byte) (*tunnel.Enrolled, error) {
@@ -102,7 +102,7 @@ func (r *Relay) enrolReturn(ctx context.Context, req tunnel.Enrol, pub []byte) (
 	if err != nil {
 		return nil, refused
 	}
-	return r.certify(id, pub, nodeLife, n.Counter)
+	return r.certify(id, pub, r.self.lives.Node, n.Counter)
 }
 
 func (r *Relay) enrolJob(ctx context.Context, req tunnel.Enrol, pub []byte) (*tunnel.Enrolled, error) {
@@ -111,7 +111,7 @@ func (r *Relay) enrolJob(ctx context.Context, req tunnel.Enrol, pub []byte) (*tu
 		return nil, failure("token-invalid", "registration", "has the job been revoked? Create a new one with ebbgate job create", "the job token is not valid")
 	}
 	id := certs.Identity{TrustDomain: r.state.Instance(), Role: certs.RoleJob, Tenant: job.Tenant, Name: job.Name}
-	return r.certify(id, pub, jobLife, 0)
+	return r.certify(id, pub, r.self.lives.Job, 0)
 }
 
 func nodeIdentity(domain string, n state.Node) certs.Identity {
@@ -144,12 +144,12 @@ func (r *Relay) renew(ctx context.Context, s *tunnel.Session, n *node, req tunne
 	if err != nil {
 		return nil, err
 	}
-	answer, err := r.certify(n.identity, pub, nodeLife, record.Counter)
+	answer, err := r.certify(n.identity, pub, r.self.lives.Node, record.Counter)
 	if err != nil {
 		return nil, err
 	}
 	n.mu.Lock()
-	n.expires = time.Now().Add(nodeLife)
+	n.expires = time.Now().Add(r.self.lives.Node)
 	n.mu.Unlock()
 	r.log.Info("certificate renewed", "node", n.identity.String(), "counter", record.Counter)
 	return &tunnel.RenewedCert{Chain: answer.Chain, Roots: answer.Roots, Counter: record.Counter}, nil

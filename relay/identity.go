@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -19,13 +20,19 @@ import (
 	"github.com/ebbgate/ebbgate/tunnel"
 )
 
-// Lives of certificates.
-const (
-	relayLife  = 24 * time.Hour
-	nodeLife   = 24 * time.Hour
-	jobLife    = time.Hour
-	publicLife = 90 * 24 * time.Hour
-)
+// publicLife is how long the public certificate of the relay's own CA is valid.
+const publicLife = 90 * 24 * time.Hour
+
+// Lives are how long certificates are valid; they are renewed at about half of
+// it. 0: as long as Default says.
+type Lives struct{ Relay, Node, Job time.Duration }
+
+// DefaultLives are those where nothing else is said.
+var DefaultLives = Lives{Relay: 24 * time.Hour, Node: 24 * time.Hour, Job: time.Hour}
+
+func (l Lives) withDefaults() Lives {
+	return Lives{cmp.Or(l.Relay, DefaultLives.Relay), cmp.Or(l.Node, DefaultLives.Node), cmp.Or(l.Job, DefaultLives.Job)}
+}
 
 // identity is who the relay is: the CA's newest generation, the relay's own
 // certificate, which it renews by itself, and the public certificate.
@@ -37,6 +44,7 @@ type identity struct {
 	holder *certs.Holder
 	log    *slog.Logger
 	host   string
+	lives  Lives
 
 	mu sync.Mutex
 	// guarded by mu
@@ -47,11 +55,12 @@ type identity struct {
 }
 
 // newIdentity makes the relay's certificate from the state's CA.
-func newIdentity(name certs.Identity, s *state.State, file *config.Relay, log *slog.Logger) (*identity, error) {
+func newIdentity(name certs.Identity, s *state.State, file *config.Relay, lives Lives, log *slog.Logger) (*identity, error) {
 	authorities := s.Authorities()
 	i := &identity{
 		name: name, ca: authorities[len(authorities)-1], holder: new(certs.Holder), log: log,
 		host:  file.Hostname,
+		lives: lives.withDefaults(),
 		trust: &certs.Trust{TrustDomain: s.Instance()},
 	}
 	for _, a := range authorities {
@@ -74,7 +83,7 @@ func (i *identity) issue(now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("relay: identity: %w", err)
 	}
-	der, err := i.ca.Issue(i.name, key.Public(), now, relayLife)
+	der, err := i.ca.Issue(i.name, key.Public(), now, i.lives.Relay)
 	if err != nil {
 		return fmt.Errorf("relay: identity: %w", err)
 	}
@@ -147,9 +156,10 @@ func (i *identity) renewPublic(now time.Time) error {
 	return nil
 }
 
-// renew replaces the relay's certificate at half its life, until ctx ends.
-func (i *identity) renew(ctx context.Context) error {
-	timer := time.NewTimer(relayLife / 2)
+// renew replaces the relay's certificate at half its life, until ctx ends, and
+// tells of it.
+func (i *identity) renew(ctx context.Context, renewed func()) error {
+	timer := time.NewTimer(i.lives.Relay / 2)
 	defer timer.Stop()
 	for {
 		select {
@@ -157,11 +167,13 @@ func (i *identity) renew(ctx context.Context) error {
 			return nil
 		case <-timer.C:
 		}
-		timer.Reset(relayLife / 2)
+		timer.Reset(i.lives.Relay / 2)
 		if err := errors.Join(i.issue(time.Now()), i.renewPublic(time.Now())); err != nil {
 			i.log.Error("the relay's certificate was not renewed", "error", err)
 			timer.Reset(time.Minute)
+			continue
 		}
+		renewed()
 	}
 }
 

@@ -38,7 +38,7 @@ func (r *Relay) keepOwnLanes(ctx context.Context, v *visit) {
 // keepOwnLane keeps the lane of one class. A lane may die before its session: a
 // node that stood still did not answer the lane's pings, which are closer.
 func (r *Relay) keepOwnLane(ctx context.Context, v *visit, express bool) {
-	for tries := 0; ; {
+	for tries := 0; !v.superseded(); {
 		lane, err := r.openOwnLane(ctx, v, express)
 		var wait <-chan time.Time
 		var gone <-chan struct{}
@@ -88,19 +88,32 @@ func (r *Relay) joinOwnLane(ctx context.Context, v *visit, own *bundle.Bundle, e
 	lane := &ownLane{Conn: stream, gone: make(chan struct{})}
 	return lane, own.Join(ctx, lane, bundle.LaneInfo{
 		Carrier: string(v.session.Link().Carrier()), Local: r.name.String(), Peer: v.identity.String(),
-		Exporter: exporter, Express: express,
+		Exporter: exporter, Express: express, Replaced: lane.release,
 	})
+}
+
+// superseded tells whether the node has a newer session in the place of this one.
+func (v *visit) superseded() bool {
+	v.node.mu.Lock()
+	defer v.node.mu.Unlock()
+	if v.role == tunnel.RoleBulk {
+		return v.node.bulk != v.session
+	}
+	return v.node.control != v.session
 }
 
 // ownLane tells when its bundle lets go of it.
 type ownLane struct {
 	net.Conn
 	once sync.Once
-	gone chan struct{} // closed by the first Close
+	gone chan struct{} // closed by the first Close, or when its place is free
 }
 
 // Close is net.Conn's.
 func (l *ownLane) Close() error {
-	l.once.Do(func() { close(l.gone) })
+	l.release()
 	return l.Conn.Close()
 }
+
+// release says that another lane may take this one's place.
+func (l *ownLane) release() { l.once.Do(func() { close(l.gone) }) }

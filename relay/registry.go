@@ -360,8 +360,28 @@ func (r *registry) sessions() (list []*tunnel.Session) {
 
 // announceDrain tells every peer that the relay stops.
 func (r *registry) announceDrain() {
-	for _, s := range r.sessions() {
-		_ = s.Notify(tunnel.TypeDrain, tunnel.Drain{})
+	r.tell(tunnel.TypeDrain, tunnel.Drain{}, time.Second)
+}
+
+// tell sends a message to every peer, and waits no longer than it is told: one that
+// takes nothing must not keep the others waiting.
+func (r *registry) tell(typ string, body any, wait time.Duration) {
+	sessions := r.sessions()
+	told := make(chan struct{}, len(sessions))
+	for _, s := range sessions {
+		r.ending.Go(func() {
+			_ = s.Notify(typ, body)
+			told <- struct{}{}
+		})
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for range sessions {
+		select {
+		case <-told:
+		case <-timer.C:
+			return
+		}
 	}
 }
 

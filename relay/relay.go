@@ -43,6 +43,8 @@ type Config struct {
 	Level *slog.LevelVar
 	// Init makes the state where nothing was ever made.
 	Init bool
+	// Lives are how long certificates are valid that the relay issues.
+	Lives Lives
 	// Software names the program and its version to peers.
 	Software string
 	// DrainTimeout is how long streams may go on after Run's context ended;
@@ -157,7 +159,7 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return r.acceptHTTP(broken, l.http) })
 	group.Go(func() error { return r.acceptQUIC(broken, l.quic) })
 	group.Go(func() error { return admin.NewServer(service{r}, r.log).Serve(broken, l.api) })
-	group.Go(func() error { return r.self.renew(broken) })
+	group.Go(func() error { return r.self.renew(broken, r.renewed) })
 	group.Go(func() error { return r.doors.serve(broken) })
 	group.Go(func() error { return r.keepConfig(broken) })
 	group.Go(func() error { r.state.Follow(broken, r.endJobs); return nil })
@@ -199,7 +201,7 @@ func (r *Relay) open(ctx context.Context) error {
 	}
 	r.state = opened
 	r.name = certs.Identity{TrustDomain: opened.Instance(), Role: certs.RoleRelay, Name: relayName(r.cfg.File.Hostname)}
-	r.self, err = newIdentity(r.name, opened, r.cfg.File, r.log)
+	r.self, err = newIdentity(r.name, opened, r.cfg.File, r.cfg.Lives, r.log)
 	if err != nil {
 		_ = opened.Close()
 		return err
@@ -327,6 +329,7 @@ func (r *Relay) drain() {
 		r.log.Warn("streams were still open when the drain timeout ended; they are reset", "streams", n)
 	}
 	r.tickets.wait(ctx)
+	r.splices.wait(ctx)
 }
 
 func (r *Relay) serveMetrics(ctx context.Context, l net.Listener) error {

@@ -51,9 +51,11 @@ type Link interface {
 	// Close closes the link and all its streams. reason reaches the peer
 	// where the carrier can say it.
 	Close(reason string) error
-	// Worn is closed when the link's keys have protected as much as they may, and
-	// another link has to take its place; nil: it renews them by itself.
+	// Worn is closed when another link has to take the place of this one: its keys
+	// have protected as much as they may, or somebody called Wear.
 	Worn() <-chan struct{}
+	// Wear says that another link has to take the place of this one, and why.
+	Wear(why string)
 	// Done is closed when the link is over.
 	Done() <-chan struct{}
 	// Err says why it is over; nil before.

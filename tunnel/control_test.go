@@ -14,6 +14,7 @@ import (
 
 // pipeLink is a link in memory that has a control stream and no other.
 type pipeLink struct {
+	*wear
 	control net.Conn
 	lanes   chan Stream
 	done    chan struct{}
@@ -24,10 +25,8 @@ type pipeStream struct{ net.Conn }
 
 func (pipeStream) StreamID() uint64 { return 1 }
 
-func (l *pipeLink) Worn() <-chan struct{} { return nil }
-
 func newPipeLink(control net.Conn) *pipeLink {
-	l := &pipeLink{control: control, lanes: make(chan Stream, 1), done: make(chan struct{})}
+	l := &pipeLink{wear: newWear(), control: control, lanes: make(chan Stream, 1), done: make(chan struct{})}
 	l.lanes <- pipeStream{control}
 	return l
 }

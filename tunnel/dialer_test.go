@@ -160,16 +160,19 @@ func TestDialErrorsNameTheHop(t *testing.T) {
 // fakeLink is a link that does nothing but end.
 type fakeLink struct {
 	Link
+	wear    *wear
 	carrier Carrier
 	once    sync.Once
 	over    chan struct{}
-	worn    chan struct{}
 }
 
-func newFakeLink(c Carrier) *fakeLink { return &fakeLink{carrier: c, over: make(chan struct{}), worn: make(chan struct{})} }
+func newFakeLink(c Carrier) *fakeLink {
+	return &fakeLink{carrier: c, over: make(chan struct{}), wear: newWear()}
+}
 
 func (l *fakeLink) Carrier() Carrier      { return l.carrier }
-func (l *fakeLink) Worn() <-chan struct{} { return l.worn }
+func (l *fakeLink) Worn() <-chan struct{} { return l.wear.Worn() }
+func (l *fakeLink) Wear(why string)       { l.wear.Wear(why) }
 func (l *fakeLink) Done() <-chan struct{} { return l.over }
 func (l *fakeLink) Close(string) error    { l.once.Do(func() { close(l.over) }); return nil }
 

@@ -39,9 +39,6 @@ type Keeper struct {
 	// Again asks, by each value, to dial at once, or, while a session is up, to
 	// look for a better one at once; nil: nobody asks.
 	Again <-chan struct{}
-	// Renew asks, by each value, for another session in the place of the current
-	// one, and says why; nil: nobody asks. A link that is worn asks for itself.
-	Renew <-chan string
 	// Leave has what travels on a link go over to the next one's, and returns once
 	// nothing travels on it any more, or ctx ends; nil: nothing does.
 	Leave func(ctx context.Context, link Link)
@@ -138,7 +135,7 @@ func (k *Keeper) hold(ctx context.Context, link Link) error {
 	retry.Stop()
 	defer probe.Stop()
 	defer retry.Stop()
-	why, pause := "", renewFirst // of a replacement that is wanted
+	wanted, pause := false, renewFirst // of a session in the place of a worn one
 	for {
 		since := time.Now()
 		var next *serving
@@ -150,22 +147,19 @@ func (k *Keeper) hold(ctx context.Context, link Link) error {
 		case <-k.Again:
 			next = k.tryBetter(ctx, current)
 		case <-worn:
-			worn, why, pause = nil, "records", renewFirst
-			next = k.tryAgain(ctx)
-		case why = <-k.Renew:
-			pause = renewFirst
+			worn, wanted, pause = nil, true, renewFirst
 			next = k.tryAgain(ctx)
 		case <-retry.C:
-			if why != "" {
+			if wanted {
 				next = k.tryAgain(ctx)
 			}
 		}
 		if next != nil {
-			k.Logger.Info("session moves", "was", current.link.Carrier(), "is", next.link.Carrier(), "because", why)
+			k.Logger.Info("session moves", "was", current.link.Carrier(), "is", next.link.Carrier(), "worn", wanted)
 			old := current
 			leaving.Go(func() { k.leave(ctx, old) })
-			current, worn, why = next, next.link.Worn(), ""
-		} else if why != "" {
+			current, worn, wanted = next, next.link.Worn(), false
+		} else if wanted {
 			retry.Reset(pause)
 			pause = min(2*pause, renewMost)
 		}

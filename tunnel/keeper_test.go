@@ -72,11 +72,9 @@ func TestKeeperIsAskedAgain(t *testing.T) {
 // travels on it any more; until that works it stays.
 func TestKeeperRenews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		renew := make(chan string)
 		up, left := make(chan *fakeLink, 8), make(chan struct{})
 		failures := 0
 		k := &Keeper{
-			Renew: renew,
 			Dial: func(context.Context) (Link, error) {
 				if failures > 0 {
 					failures--
@@ -105,7 +103,7 @@ func TestKeeperRenews(t *testing.T) {
 		go func() { over <- k.Run(ctx) }()
 		first := <-up
 		failures = 3
-		close(first.worn)
+		first.Wear("records")
 		second := <-up
 		synctest.Wait()
 		select {
@@ -115,14 +113,14 @@ func TestKeeperRenews(t *testing.T) {
 		}
 		left <- struct{}{}
 		<-first.Done()
-		renew <- "certificate"
+		second.Wear("certificate")
 		third := <-up
 		asked := time.Now()
 		<-second.Done() // though it was never left
 		if took := time.Since(asked); took != leaveTime {
 			t.Errorf("it was left after %v", took)
 		}
-		renew <- "certificate"
+		third.Wear("certificate")
 		<-up
 		cancel()
 		<-third.Done() // at once

@@ -25,6 +25,7 @@ const (
 	TypeStoreTest = "store-test" // to a node, StoreTest
 	TypeDrain     = "drain"      // either way, Drain
 	TypeRelays    = "relays"     // from a relay, Relays
+	TypeReplace   = "replace"    // from a relay, Replace
 	TypeEnrol     = "enrol"      // from a newcomer, Enrol
 	TypeError     = "error"      // answer or farewell, Error
 )
@@ -95,6 +96,14 @@ type RelayInfo struct {
 // Relays tells of a list of relays that changed: all of them.
 type Relays struct {
 	Relays []RelayInfo `json:"relays"`
+}
+
+// Replace asks the end that dials for another session in the place of this one.
+type Replace struct {
+	Reason string `json:"reason"`
+	// WithinMS is how many milliseconds the peers of a relay may take, so that they
+	// do not come all at once.
+	WithinMS int64 `json:"within_ms,omitempty"`
 }
 
 // Heartbeat is what a node reports about itself.

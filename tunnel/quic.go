@@ -112,13 +112,15 @@ func DialQUIC(ctx context.Context, address string, config *tls.Config) (Link, er
 }
 
 type quicLink struct {
+	*wear // QUIC renews its keys by itself
+
 	conn  *quic.Conn
 	over  func() // closes the socket, once
 	ended chan struct{}
 }
 
 func newQUICLink(conn *quic.Conn, over func()) *quicLink {
-	l := &quicLink{conn: conn, over: over, ended: make(chan struct{})}
+	l := &quicLink{wear: newWear(), conn: conn, over: over, ended: make(chan struct{})}
 	context.AfterFunc(conn.Context(), l.release)
 	return l
 }
@@ -135,7 +137,6 @@ func (l *quicLink) Carrier() Carrier                     { return QUIC }
 func (l *quicLink) ConnectionState() tls.ConnectionState { return l.conn.ConnectionState().TLS }
 func (l *quicLink) LocalAddr() net.Addr                  { return l.conn.LocalAddr() }
 func (l *quicLink) RemoteAddr() net.Addr                 { return l.conn.RemoteAddr() }
-func (l *quicLink) Worn() <-chan struct{}                { return nil }
 func (l *quicLink) Done() <-chan struct{}                { return l.conn.Context().Done() }
 
 func (l *quicLink) Err() error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -70,6 +71,7 @@ type Session struct {
 	pending map[uint64]chan envelope
 	rtt     time.Duration
 	drained *Drain
+	wearing bool // Replace was said
 
 	tasks sync.WaitGroup
 }
@@ -252,6 +254,10 @@ func (s *Session) read(ctx context.Context) error {
 			pongs.try(&s.tasks, func() { _ = s.send(envelope{Type: replies[TypePing], Re: e.ID}, nil) })
 			continue
 		}
+		if e.Type == TypeReplace && s.cfg.Initiator {
+			s.replace(ctx, e.Body)
+			continue
+		}
 		if e.Type == TypeDrain {
 			s.drain(e.Body)
 		}
@@ -287,6 +293,32 @@ func (s *Session) drain(body json.RawMessage) {
 	s.mu.Lock()
 	s.drained = d
 	s.mu.Unlock()
+}
+
+// maxReplaceWait bounds how long a peer may have this end wait.
+const maxReplaceWait = 10 * time.Minute
+
+// replace has the link replaced some time soon, as the peer wants.
+func (s *Session) replace(ctx context.Context, body json.RawMessage) {
+	var r Replace
+	_ = json.Unmarshal(body, &r) // an empty one says as much
+	s.mu.Lock()
+	said := s.wearing
+	s.wearing = true
+	s.mu.Unlock()
+	if said {
+		return
+	}
+	within := min(max(time.Duration(r.WithinMS)*time.Millisecond, 0), maxReplaceWait)
+	s.tasks.Go(func() {
+		timer := time.NewTimer(rand.N(within + 1))
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			s.link.Wear(printable(r.Reason, maxPeerName))
+		case <-ctx.Done():
+		}
+	})
 }
 
 // handle answers one message.

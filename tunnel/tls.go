@@ -75,7 +75,7 @@ func newTLSLink(ctx context.Context, conn *tls.Conn, records *recordConn, mux mu
 		_ = conn.Close()
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
-	return &tlsLink{carrier: carrier, session: session, state: state, conn: conn, worn: records.wear.out}, nil
+	return &tlsLink{carrier: carrier, session: session, state: state, conn: conn, wear: records.wear}, nil
 }
 
 func yamuxConfig() *yamux.Config {
@@ -92,11 +92,11 @@ func yamuxConfig() *yamux.Config {
 
 // tlsLink is a yamux session.
 type tlsLink struct {
+	*wear
 	carrier Carrier
 	session *yamux.Session
 	conn    *tls.Conn
 	state   tls.ConnectionState
-	worn    <-chan struct{}
 
 	mu     sync.Mutex
 	reason error
@@ -106,7 +106,6 @@ func (l *tlsLink) Carrier() Carrier                     { return l.carrier }
 func (l *tlsLink) ConnectionState() tls.ConnectionState { return l.state }
 func (l *tlsLink) LocalAddr() net.Addr                  { return l.conn.LocalAddr() }
 func (l *tlsLink) RemoteAddr() net.Addr                 { return l.conn.RemoteAddr() }
-func (l *tlsLink) Worn() <-chan struct{}                { return l.worn }
 func (l *tlsLink) Done() <-chan struct{}                { return l.session.CloseChan() }
 
 func (l *tlsLink) Err() error {

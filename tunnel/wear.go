@@ -20,9 +20,21 @@ func init() { wornAfter.Store(maxRecords) }
 type wear struct {
 	once sync.Once
 	out  chan struct{} // closed then
+	why  string        // written before
 }
 
 func newWear() *wear { return &wear{out: make(chan struct{})} }
+
+// Worn is Link's.
+func (w *wear) Worn() <-chan struct{} { return w.out }
+
+// Wear is Link's.
+func (w *wear) Wear(why string) {
+	w.once.Do(func() {
+		w.why = why
+		close(w.out)
+	})
+}
 
 func (w *wear) worn() bool {
 	select {
@@ -61,7 +73,7 @@ func (c *recordCount) pass(p []byte, w *wear) {
 		}
 		c.have, c.body = 0, int(binary.BigEndian.Uint16(c.header[3:]))
 		if c.records++; c.records >= wornAfter.Load() {
-			w.once.Do(func() { close(w.out) })
+			w.Wear("records")
 		}
 	}
 }

@@ -74,7 +74,8 @@ func TestRecordsAreCounted(t *testing.T) {
 		name         string
 		counted, has uint64
 	}{
-		{"written by the server", server.sent.records, recordsIn(near.wrote)}, {"read by the client", client.got.records, recordsIn(near.wrote)},
+		{"written by the server", server.sent.records, recordsIn(near.wrote)},
+		{"read by the client", client.got.records, recordsIn(near.wrote)},
 		{"written by the client", client.sent.records, recordsIn(far.wrote)},
 	} {
 		if c.counted != c.has || c.has < 100 {

@@ -1,0 +1,34 @@
+package connector
+
+import (
+	"context"
+
+	"github.com/ebbgate/ebbgate/tunnel"
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
+)
+
+// leave moves what travels on a session's link to the next one's.
+func (r *running) leave(ctx context.Context, link tunnel.Link) {
+	for _, gone := range r.node.Replace(bundle.CodeMoved, func(i bundle.LaneInfo) bool { return i.Over == link }) {
+		select {
+		case <-gone:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// renewed has everything replaced that began with the certificate before.
+func (r *running) renewed() {
+	r.node.Replace(bundle.CodeCertificate, func(i bundle.LaneInfo) bool { return i.Direct })
+	for _, e := range r.sessions.all() {
+		e.session.Link().Wear("certificate")
+	}
+}
+
+// rerouted has the direct lanes replaced that went another way than the sessions
+// go now.
+func (r *running) rerouted() {
+	now := r.route()
+	r.node.Replace(bundle.CodeMoved, func(i bundle.LaneInfo) bool { return i.Direct && i.Over != now })
+}
