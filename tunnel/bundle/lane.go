@@ -81,9 +81,17 @@ const maxBatch = 32 << 10
 // smallChunk is the largest DATA that is copied among the small frames.
 const smallChunk = 8 << 10
 
-// windowFloor is the least that a lane may have under way, in bytes: two
-// chunks in the air and two in the far end's hands.
-const windowFloor = 1 << 20
+// windowFloor is the least that a lane may have under way, in bytes: four chunks
+// in the air and four in the far end's hands.
+const windowFloor = 2 << 20
+
+// lackEvery is how many bytes a LACK covers at most where the path is short: there
+// each wakes three processes for a few microseconds' worth of bytes. longLack is
+// the same on long paths, where news is worth more than CPU.
+const (
+	lackEvery = 512 << 10
+	longLack  = 128 << 10
+)
 
 const maxLaneWindow = 64 << 20
 
@@ -229,7 +237,11 @@ func (l *lane) tookLocked(n int) {
 	if l.dead {
 		return
 	}
-	if l.taken-l.lackSaid >= windowFloor/8 {
+	every := uint64(lackEvery)
+	if l.b.growth.long {
+		every = longLack
+	}
+	if l.taken-l.lackSaid >= every {
 		l.lackNow = true
 		l.wakeLocked()
 	} else if l.lackAt.IsZero() {

@@ -47,7 +47,7 @@ func TestProtocolPageAgreesWithTheCode(t *testing.T) {
 	t.Run("limits", func(t *testing.T) {
 		plain := regexp.MustCompile(`(\d),(\d)`).ReplaceAllString(page, "$1$2")
 		for _, want := range []string{
-			fmt.Sprintf("more than %d ahead", maxStreamGap), fmt.Sprintf("at least every %d bytes", windowFloor/8),
+			fmt.Sprintf("more than %d ahead", maxStreamGap), fmt.Sprintf("at least every %d bytes", lackEvery),
 			fmt.Sprintf("or %d ms after", lackDelay.Milliseconds()), fmt.Sprintf("after %d unanswered PINGs", maxBusyPings),
 			fmt.Sprintf("every %d seconds and after %d", int(pingIdle.Seconds()), maxIdlePings),
 			fmt.Sprintf("at most %d seconds", int(helloTimeout.Seconds())),
