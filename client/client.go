@@ -99,6 +99,7 @@ type Client struct {
 	sessions    *sessions
 	directLanes directLanes
 	pool        *pool
+	ends        tunnel.Reporter
 	ready       sync.Once
 
 	mu sync.Mutex
@@ -165,6 +166,8 @@ func New(cfg Config) (*Client, error) {
 	c.pool = newPool(c, bundle.Config{
 		Incarnation: c.incarnation, ResumeGrace: c.cfg.ResumeGrace, Metrics: cfg.Metrics, Logger: cfg.Logger,
 	}, cfg.Logger)
+	c.pool.ended = c.ended
+	c.ends.Session, c.ends.Logger = c.reportSession, c.log
 	return c, nil
 }
 
@@ -222,9 +225,11 @@ func (c *Client) run(ctx context.Context) error {
 	group.Go(func() error { return c.renew(broken) })
 	group.Go(func() error { return c.keeper(tunnel.RoleClient).Run(broken) })
 	group.Go(func() error { return c.keeper(tunnel.RoleBulk).Run(broken) })
+	group.Go(func() error { c.ends.Run(broken); return nil })
 	select {
 	case <-ctx.Done():
 		c.pool.close(bundle.CodeIngressStopped)
+		c.reportLast()
 	case <-broken.Done():
 	}
 	cancel()

@@ -54,6 +54,18 @@ var errNoSession = errors.New("client: no session to the relay")
 type Stream struct {
 	*bundle.Stream
 	Target Target // GATEWAY/STORE, whatever it was dialled as
+
+	node  string // identity
+	ended func(*Stream, bundle.Report)
+}
+
+// Carry is the bundle's, and has the relay told how the stream ended.
+func (s *Stream) Carry(sock bundle.Socket, prefix []byte) bundle.Report {
+	report := s.Stream.Carry(sock, prefix)
+	if s.ended != nil {
+		s.ended(s, report)
+	}
+	return report
 }
 
 // grant is the relay's permission to open streams to one store by one node.
@@ -77,7 +89,8 @@ type pool struct {
 	broker broker
 	config bundle.Config
 	logger *slog.Logger
-	ctx    context.Context // the pool's life
+	ended  func(*Stream, bundle.Report) // is told the end of each stream; nil: nobody is
+	ctx    context.Context              // the pool's life
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup // refreshes
 
@@ -180,7 +193,7 @@ func (p *pool) openWith(ctx context.Context, t Target, g *grant) (*Stream, error
 	if err != nil {
 		return nil, fmt.Errorf("client: open %s: %w", t, err)
 	}
-	return &Stream{s, g.target}, nil
+	return &Stream{Stream: s, Target: g.target, node: g.node, ended: p.ended}, nil
 }
 
 // spendsGrant says whether an error means that a grant is of no more use.

@@ -11,7 +11,7 @@ import (
 func TestBadRelay(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"unknown key", "hostname: a\nlisten:\n  tsl: \":443\"\n", `relay.yaml:3: listen.tsl: unknown key; did you mean "tls"?`},
-		{"unknown key far from all", "hostname: a\nqueue_timeout: 60s\n", `relay.yaml:2: queue_timeout: unknown key; known here: hostname, listen, ingress, state, tls, metrics, log, resume_grace`},
+		{"unknown key far from all", "hostname: a\nqueue_timeout: 60s\n", `relay.yaml:2: queue_timeout: unknown key; known here: hostname, listen, ingress, state, activity, tls, metrics, log, resume_grace`},
 		{"capital", "Hostname: a\n", `relay.yaml:1: Hostname: unknown key; did you mean "hostname"?`},
 		{"dash", "hostname: a\nstate: {key-file: x}\n", `relay.yaml:2: state.key-file: unknown key; did you mean "key_file"?`},
 		{"several at once", "hostnam: a\nmetric: x\n", "relay.yaml:1: hostnam: unknown key; did you mean \"hostname\"?\nrelay.yaml:2: metric: unknown key; did you mean \"metrics\"?"},
@@ -62,8 +62,8 @@ func TestBadRelay(t *testing.T) {
 		{"certificate without key", "hostname: a\ntls:\n  cert: x\n", `relay.yaml:3: tls.cert: needs tls.key beside it (example: tls: {cert: /etc/ebbgate/tls.crt, key: /etc/ebbgate/tls.key})`},
 		{"key without certificate", "hostname: a\ntls:\n  key: x\n", `relay.yaml:3: tls.key: needs tls.cert beside it (example: tls: {cert: /etc/ebbgate/tls.crt, key: /etc/ebbgate/tls.key})`},
 		{"huge", "hostname: a\n#" + strings.Repeat("x", fileLimit), `relay.yaml: is larger than 1024 KiB, so it is no configuration of ours`},
-		{"key of 100 letters", strings.Repeat("k", 100) + ": a\n", `relay.yaml:1: "` + strings.Repeat("k", 80) + `"...: unknown key; known here: hostname, listen, ingress, state, tls, metrics, log, resume_grace`},
-		{"key with colours", "\"\\e[31mhostname\": a\n", `relay.yaml:1: "\x1b[31mhostname": unknown key; known here: hostname, listen, ingress, state, tls, metrics, log, resume_grace`},
+		{"key of 100 letters", strings.Repeat("k", 100) + ": a\n", `relay.yaml:1: "` + strings.Repeat("k", 80) + `"...: unknown key; known here: hostname, listen, ingress, state, activity, tls, metrics, log, resume_grace`},
+		{"key with colours", "\"\\e[31mhostname\": a\n", `relay.yaml:1: "\x1b[31mhostname": unknown key; known here: hostname, listen, ingress, state, activity, tls, metrics, log, resume_grace`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := write(t, "relay.yaml", tt.text)

@@ -47,6 +47,7 @@ func TestRelayDefaults(t *testing.T) {
 		State:       RelayState{Dir: defaultDir("ebbgate"), KeyFile: filepath.Join(defaultDir("ebbgate"), "state.key")},
 		Log:         Log{Format: LogAuto},
 		ResumeGrace: DefaultResumeGrace,
+		Activity:    RelayActivity{Keep: DefaultKeep},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

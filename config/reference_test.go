@@ -36,6 +36,7 @@ func TestReferenceRelay(t *testing.T) {
 		Metrics:     "127.0.0.1:9464",
 		Log:         Log{Format: LogAuto},
 		ResumeGrace: DefaultResumeGrace,
+		Activity:    RelayActivity{Keep: DefaultKeep},
 	}
 	if d := cmp.Diff(want, got, cmp.Comparer(samePrefix)); d != "" {
 		t.Error(d)
@@ -153,6 +154,7 @@ func TestKeys(t *testing.T) {
 		"--state-key-file EBBGATE_RELAYD_STATE_KEY_FILE",
 		"EBBGATE_RELAYD_STATE_POSTGRES",
 		"--state-postgres-password-file EBBGATE_RELAYD_STATE_POSTGRES_PASSWORD_FILE",
+		"--activity-keep EBBGATE_RELAYD_ACTIVITY_KEEP",
 		"--tls-cert EBBGATE_RELAYD_TLS_CERT",
 		"--tls-key EBBGATE_RELAYD_TLS_KEY",
 		"--metrics EBBGATE_RELAYD_METRICS",

@@ -13,6 +13,7 @@ type Relay struct {
 	Listen   RelayListen
 	Ingress  RelayIngress
 	State    RelayState
+	Activity RelayActivity
 	TLS      RelayTLS
 	// ResumeGrace is how long the streams of the relay's own ingresses outlive
 	// the last lane to their node; 0: not at all.
@@ -42,6 +43,21 @@ type RelayState struct {
 	// everything is in Dir.
 	Postgres Postgres
 }
+
+// RelayActivity says what is kept of what streams did.
+type RelayActivity struct {
+	// Keep is how long.
+	Keep time.Duration
+}
+
+// DefaultKeep is how long the activity record keeps a run.
+const DefaultKeep = 90 * 24 * time.Hour
+
+// The bounds of it.
+const (
+	leastKeep = time.Hour
+	mostKeep  = 10 * 365 * 24 * time.Hour
+)
 
 // RelayTLS names the public certificate; both empty: the relay's own CA makes
 // one.
@@ -74,6 +90,9 @@ type rawRelay struct {
 		Postgres string `mapstructure:"postgres"` // no flag: it may hold a password
 		Password string `mapstructure:"postgres_password_file" usage:"file with the password for state.postgres"`
 	} `mapstructure:"state"`
+	Activity struct {
+		Keep string `mapstructure:"keep" usage:"how long the activity record keeps runs (2160h)"`
+	} `mapstructure:"activity"`
 	TLS struct {
 		Cert string `mapstructure:"cert" usage:"file with the public certificate chain (PEM)"`
 		Key  string `mapstructure:"key" usage:"file with the public certificate's key (PEM)"`
@@ -91,9 +110,13 @@ func (raw *rawRelay) check(m *merged) (*Relay, error) {
 		Ingress:     raw.Ingress.check(c),
 		State:       RelayState{Dir: or(raw.State.Dir, defaultDir("ebbgate")), KeyFile: raw.State.KeyFile},
 		TLS:         RelayTLS{Cert: raw.TLS.Cert, Key: raw.TLS.Key},
+		Activity:    RelayActivity{Keep: c.duration("activity.keep", raw.Activity.Keep, DefaultKeep, mostKeep)},
 		Metrics:     c.listen("metrics", raw.Metrics),
 		Log:         raw.Log.check(c),
 		ResumeGrace: c.duration("resume_grace", raw.ResumeGrace, DefaultResumeGrace, maxResumeGrace),
+	}
+	if r.Activity.Keep < leastKeep {
+		c.add("activity.keep", "is less than an hour", "activity: {keep: 2160h}")
 	}
 	r.Listen.QUIC = r.Listen.TLS
 	if raw.Listen.QUIC != nil {

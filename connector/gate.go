@@ -23,6 +23,7 @@ type gate struct {
 	looked   <-chan struct{}  // closed once the dialer's guards know their addresses
 	now      func() time.Time // the relay's
 	runs     *runs
+	dialled  dialled
 	failed   func(error) // is told why a store was not dialled
 	metrics  *metrics
 	logger   *slog.Logger
@@ -84,6 +85,7 @@ func (g *gate) tryOpen(ctx context.Context, peer string, req bundle.Request) (bu
 		}
 		return nil, gr, err
 	}
+	g.dialled.add(streamKey{peer, req.UUID}, gr)
 	context.AfterFunc(ctx, leave) // ctx ends with the stream
 	return sock, gr, nil
 }

@@ -58,6 +58,7 @@ type metrics struct {
 	renewals    *prometheus.CounterVec // by result
 	reloads     *prometheus.CounterVec // by result
 	configGood  prometheus.Gauge
+	endsDropped prometheus.Counter
 }
 
 // newMetrics makes the counters and registers them; with nil they count
@@ -86,10 +87,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		configGood: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "ebbgate_connector_config_good", Help: "1 while the configuration that was read last is in force, 0 while it is refused.",
 		}),
+		endsDropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ebbgate_connector_ends_dropped_total", Help: "Ends of streams that were never reported because no relay took them for too long.",
+		}),
 	}
 	m.configGood.Set(1)
 	if reg != nil {
-		reg.MustRegister(m.dials, m.dialSeconds, m.sessions, m.direct, m.renewals, m.reloads, m.configGood)
+		reg.MustRegister(m.dials, m.dialSeconds, m.sessions, m.direct, m.renewals, m.reloads, m.configGood, m.endsDropped)
 	}
 	return m
 }

@@ -41,6 +41,7 @@ type running struct {
 	// each guards itself
 	sessions *sessions
 	direct   directLanes
+	ends     tunnel.Reporter
 	health   health
 	tests    tests
 	ready    sync.Once
@@ -73,7 +74,11 @@ func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Sav
 		dialer: &dialer{resolver: c.cfg.Resolver, guards: r.guards}, looked: r.looked,
 		now: clk.now, runs: newRuns(), failed: r.note, metrics: c.metrics, logger: c.logger,
 	}
-	r.node = bundle.NewNode(c.bundles, r.gate.open)
+	r.ends.Session, r.ends.Logger = r.awaitControl, r.logger
+	r.ends.Dropped = func(n int) { r.metrics.endsDropped.Add(float64(n)) }
+	bundles := c.bundles
+	bundles.Ended = r.ended
+	r.node = bundle.NewNode(bundles, r.gate.open)
 	return r, nil
 }
 
@@ -95,12 +100,14 @@ func (r *running) run(ctx context.Context) error {
 	group.Go(func() error { return r.move(broken) })
 	group.Go(func() error { return r.keepControl(broken) })
 	group.Go(func() error { return r.keepBulk(broken) })
+	group.Go(func() error { r.ends.Run(broken); return nil })
 	select {
 	case <-ctx.Done():
 		log.Info("connector stops", "streams", r.node.Streams())
 	case <-broken.Done():
 	}
 	r.node.Close(bundle.CodeNodeStopped)
+	r.reportLast()
 	stop()
 	return group.Wait()
 }

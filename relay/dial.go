@@ -160,7 +160,7 @@ func (d *dialer) dial(ctx context.Context, job ingress.Job, target ingress.Targe
 		}
 		return nil, openError(target.Host, err)
 	}
-	return d.track(owner, s, run), nil
+	return d.track(owner, s, run, func(r bundle.Report) { d.note(owner, n.key, at.store, run.id, r) }), nil
 }
 
 // find authorizes a dial and picks a node: what the job may not dial is refused
@@ -288,15 +288,18 @@ func (d *dialer) sign(n *node, job jobKey, store, run string, ingress certs.Iden
 type trackedStream struct {
 	*bundle.Stream
 	over func()
+	note func(bundle.Report)
 }
 
 // Carry carries the stream and forgets it.
 func (t *trackedStream) Carry(sock bundle.Socket, prefix []byte) bundle.Report {
 	defer t.over()
-	return t.Stream.Carry(sock, prefix)
+	report := t.Stream.Carry(sock, prefix)
+	t.note(report)
+	return report
 }
 
-func (d *dialer) track(job jobKey, s *bundle.Stream, run *run) *trackedStream {
+func (d *dialer) track(job jobKey, s *bundle.Stream, run *run, note func(bundle.Report)) *trackedStream {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.streams[job] == nil {
@@ -310,7 +313,7 @@ func (d *dialer) track(job jobKey, s *bundle.Stream, run *run) *trackedStream {
 		if delete(d.streams[job], s); len(d.streams[job]) == 0 {
 			delete(d.streams, job)
 		}
-	}}
+	}, note}
 }
 
 // revoke resets a job's streams at the relay's own ingresses.

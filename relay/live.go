@@ -146,6 +146,7 @@ func needRestart(was, is *config.Relay) (keys []string) {
 		{"listen", was.Listen, is.Listen},
 		{"state", was.State, is.State},
 		{"metrics", was.Metrics, is.Metrics},
+		{"activity", was.Activity, is.Activity},
 		{"resume_grace", was.ResumeGrace, is.ResumeGrace},
 		{"log.format", was.Log.Format, is.Log.Format},
 	} {

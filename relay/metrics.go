@@ -13,6 +13,7 @@ type metrics struct {
 	sessionEnds *prometheus.CounterVec // reason
 	enrolments  *prometheus.CounterVec // reason
 	dials       *prometheus.CounterVec // reason
+	ends        *prometheus.CounterVec // result: taken, or why a report of a stream's end was refused
 	laneEnds    *prometheus.CounterVec // reason
 	lanes       prometheus.Gauge       // of clients, copied by the relay
 	copied      prometheus.Counter
@@ -34,6 +35,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		sessionEnds: vec("sessions_ended_total", "Sessions that ended, by reason.", "reason"),
 		enrolments:  vec("enrolments_total", "Enrolments, by the code of their answer; ok was accepted.", "reason"),
 		dials:       vec("dials_total", "Dials, by the code of their answer; ok opened a stream or gave a grant.", "reason"),
+		ends:        vec("ends_reported_total", "Ends of streams that nodes and clients reported; taken, or why they were refused.", "result"),
 		laneEnds:    vec("client_lanes_total", "Clients' lanes, by the code of their answer; ok was joined to a node's.", "reason"),
 		lanes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: "ebbgate", Subsystem: "relay", Name: "client_lanes",
@@ -53,7 +55,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 	}
 	m.configGood.Set(1)
-	reg.MustRegister(m.connections, m.sessions, m.sessionEnds, m.enrolments, m.dials, m.laneEnds, m.lanes, m.copied, m.spliced, m.reloads, m.configGood)
+	reg.MustRegister(m.connections, m.sessions, m.sessionEnds, m.enrolments, m.dials, m.ends, m.laneEnds, m.lanes, m.copied, m.spliced, m.reloads, m.configGood)
 	return m
 }
 

@@ -3,6 +3,8 @@ package relay
 import (
 	"sync"
 	"time"
+
+	"github.com/ebbgate/ebbgate/certs"
 )
 
 // Enrolments cost signatures and a write of the state, and nobody needs many:
@@ -32,12 +34,16 @@ type bucket struct {
 
 // take uses one of a bucket of size that fills at rate a second; false: none is left.
 func (b bucket) take(now time.Time, rate, size float64) (bucket, bool) {
+	return b.takeSome(1, now, rate, size)
+}
+
+func (b bucket) takeSome(n float64, now time.Time, rate, size float64) (bucket, bool) {
 	b.used = max(0, b.used-max(0, now.Sub(b.at).Seconds())*rate)
 	b.at = now
-	if b.used+1 > size {
+	if b.used+n > size {
 		return b, false
 	}
-	b.used++
+	b.used += n
 	return b, true
 }
 
@@ -63,4 +69,36 @@ func (l *rateLimit) allow(host string, now time.Time) bool {
 		}
 	}
 	return true
+}
+
+// What one identity may report of streams that are over: more than any honest one
+// does, so that nobody fills the activity record alone.
+const (
+	endsRate  = 2000 // a second
+	endsBurst = 40000
+)
+
+// reportLimit bounds what is reported, by identity.
+type reportLimit struct {
+	mu sync.Mutex
+	// guarded by mu
+	of map[certs.Identity]bucket // those that are not full again
+}
+
+func newReportLimit() *reportLimit { return &reportLimit{of: make(map[certs.Identity]bucket)} }
+
+// allow takes n for an identity.
+func (l *reportLimit) allow(id certs.Identity, n int, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b, ok := l.of[id].takeSome(float64(n), now, endsRate, endsBurst)
+	l.of[id] = b
+	if len(l.of) > 1024 {
+		for other, b := range l.of {
+			if now.Sub(b.at).Seconds()*endsRate >= b.used {
+				delete(l.of, other)
+			}
+		}
+	}
+	return ok
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/config"
+	"github.com/ebbgate/ebbgate/relay/activity"
 	"github.com/ebbgate/ebbgate/relay/admin"
 	"github.com/ebbgate/ebbgate/relay/state"
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
@@ -95,6 +97,8 @@ type Relay struct {
 	doors      *doors
 	doorkeeper *doorkeeper
 	enrolling  *rateLimit
+	reporting  *reportLimit
+	activity   *activity.Recorder
 
 	inForce atomic.Pointer[config.Relay] // the configuration that was read last and is good
 
@@ -119,12 +123,15 @@ func New(cfg Config) (*Relay, error) {
 	r := &Relay{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry),
 		incarnation: binary.BigEndian.Uint64(random[:]),
-		registry:    newRegistry(), tickets: newTickets(), doorkeeper: newDoorkeeper(), enrolling: newRateLimit(),
+		registry:    newRegistry(), tickets: newTickets(), doorkeeper: newDoorkeeper(), enrolling: newRateLimit(), reporting: newReportLimit(),
 	}
 	r.bundles = bundle.Config{
 		Incarnation: r.incarnation, Pool: bundle.NewPool(bundle.DefaultPoolSize),
 		ResumeGrace: cfg.File.ResumeGrace, Logger: cfg.Logger, Metrics: bundle.NewMetrics(cfg.Registry),
 	}
+	r.activity = activity.New(activity.Config{
+		Path: filepath.Join(cfg.File.State.Dir, activityFile), Keep: cfg.File.Activity.Keep, Registry: cfg.Registry, Logger: cfg.Logger,
+	})
 	r.dials = newDialer(r)
 	r.doors = newDoors(r)
 	r.registry.opened = r.keepDirectLanes
@@ -141,6 +148,7 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.state.Close()) }()
+	defer r.record(ctx)()
 	l, err := r.listen(ctx)
 	if err != nil {
 		return err
@@ -185,6 +193,21 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	r.sessions.Wait()
 	r.registry.ending.Wait()
 	return err
+}
+
+// activityFile is the activity record in the state directory.
+const activityFile = "activity.db"
+
+// record begins to record what streams did. What it returns ends that: it is
+// called when every stream is over.
+func (r *Relay) record(ctx context.Context) func() {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var recording sync.WaitGroup
+	recording.Go(func() { r.activity.Run(ctx) })
+	return func() {
+		stop()
+		recording.Wait()
+	}
 }
 
 // open opens the state and makes the relay's own identity.

@@ -228,6 +228,12 @@ func (v *visit) handle(ctx context.Context, s *tunnel.Session, typ string, body 
 			return nil, err
 		}
 		return v.r.renew(ctx, s, v.node, req)
+	case typ == tunnel.TypeEnded && (v.node != nil || v.role == tunnel.RoleClient):
+		var ends tunnel.Ends
+		if err := decode(typ, body, &ends); err != nil {
+			return nil, err
+		}
+		return v.ended(ctx, ends)
 	case typ == tunnel.TypeGrant && v.role == tunnel.RoleClient:
 		var req tunnel.GrantRequest
 		if err := decode(typ, body, &req); err != nil {

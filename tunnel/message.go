@@ -23,6 +23,7 @@ const (
 	TypeRevoked   = "revoked"    // to a node, Revoked
 	TypeConfig    = "config"     // from a node, NodeConfig
 	TypeStoreTest = "store-test" // to a node, StoreTest
+	TypeEnded     = "ended"      // from a node or a client, Ends
 	TypeDrain     = "drain"      // either way, Drain
 	TypeRelays    = "relays"     // from a relay, Relays
 	TypeReplace   = "replace"    // from a relay, Replace
@@ -39,6 +40,7 @@ var replies = map[string]string{
 	TypeRenewCert: "renewed-cert",
 	TypeConfig:    "configured",
 	TypeStoreTest: "store-tested",
+	TypeEnded:     "ended-ack",
 	TypeEnrol:     "enrolled",
 }
 

@@ -13,7 +13,10 @@ import (
 )
 
 // registrar is a relay as far as administrators see it.
-type registrar struct{ tenant string }
+type registrar struct {
+	tenant string
+	asked  admin.ActivityQuery // last
+}
 
 var at = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
@@ -84,6 +87,27 @@ func (r *registrar) TestStore(_ context.Context, _, gateway, store, node string)
 	return t, nil
 }
 
+// Activity has a page with a good run and one with a difference, two to a page.
+func (r *registrar) Activity(_ context.Context, tenant string, q admin.ActivityQuery) (admin.Activity, error) {
+	r.asked = q
+	good := admin.Run{
+		Job: "nightly", Run: "r1", Gateway: "corp", Node: "n1", Store: "files", Start: at.Add(-time.Minute), End: at, Streams: 2,
+		BytesRead: 1_500_000, BytesWritten: 12, Resumes: 3, Result: "complete", Reason: "ok",
+	}
+	bad := good
+	bad.Run, bad.Result, bad.Reason, bad.Hop, bad.Differs = "r2", "differs", "ends-differ", "node", 1
+	bad.Differences = []admin.Difference{{UUID: "u", Ingress: admin.Numbers{BytesRead: 1, ReadCRC32C: "0000000a"}, Node: admin.Numbers{BytesRead: 2, ReadCRC32C: "0000000b"}}}
+	switch {
+	case tenant == "empty":
+		return admin.Activity{}, nil
+	case q.Limit == 1:
+		return admin.Activity{Runs: []admin.Run{good}, Next: "n"}, nil
+	case q.After == "":
+		return admin.Activity{Runs: []admin.Run{good}, Next: "more"}, nil
+	}
+	return admin.Activity{Runs: []admin.Run{bad}}, nil
+}
+
 func orFirst(node string) string {
 	if node == "" {
 		return "n1"
@@ -111,6 +135,10 @@ func serve(t *testing.T) (api string, relay *registrar) {
 	})
 	return "unix://" + filepath.ToSlash(filepath.Join(dir, admin.SocketName)), relay
 }
+
+// goodRun is a run as programs read it.
+const goodRun = `{"job":"nightly","run":"r1","gateway":"corp","node":"n1","store":"files","start":"2026-01-02T03:03:05Z","end":"2026-01-02T03:04:05Z",` +
+	`"streams":2,"bytes_read":1500000,"bytes_written":12,"resumes":3,"result":"complete","reason":"ok","hop":"","stalls":0,"failed":0,"lost":0,"differs":0}`
 
 func TestAdministration(t *testing.T) {
 	api, relay := serve(t)
@@ -159,6 +187,29 @@ n2    Offline  -        -                        -        0        -            
 				`{"name":"old","allow":["lab/*"],"created":"2026-01-02T03:04:05Z","revoked":true}]}`,
 		},
 		{"job list --tenant empty", "NAME  ALLOW  CREATED  STATE\n", `{"jobs":[]}`},
+		{
+			"activity list --limit 1",
+			`END                  JOB      RUN  STORE       NODE  STREAMS  READ    WRITTEN  RESUMES  RESULT    REASON
+2026-01-02 03:04:05  nightly  r1   corp/files  n1    2        1.5 MB  12 B     3        complete  -
+
+older runs are left out: see --since, --job, --node and --limit
+`,
+			`{"runs":[` + goodRun + `],"next":"n"}`,
+		},
+		{
+			"activity list --node corp/n1",
+			`END                  JOB      RUN  STORE       NODE  STREAMS  READ    WRITTEN  RESUMES  RESULT    REASON
+2026-01-02 03:04:05  nightly  r1   corp/files  n1    2        1.5 MB  12 B     3        complete  -
+2026-01-02 03:04:05  nightly  r2   corp/files  n1    2        1.5 MB  12 B     3        differs   ends-differ (node)
+
+stream u of run r2: the ingress says 1 bytes read (0000000a) and 0 written (), the node 2 (0000000b) and 0 ()
+`,
+			`{"runs":[` + goodRun + `,{"job":"nightly","run":"r2","gateway":"corp","node":"n1","store":"files","start":"2026-01-02T03:03:05Z","end":"2026-01-02T03:04:05Z",` +
+				`"streams":2,"bytes_read":1500000,"bytes_written":12,"resumes":3,"result":"differs","reason":"ends-differ","hop":"node","stalls":0,"failed":0,"lost":0,"differs":1,` +
+				`"differences":[{"uuid":"u","ingress":{"bytes_read":1,"bytes_written":0,"read_crc32c":"0000000a","written_crc32c":""},` +
+				`"node":{"bytes_read":2,"bytes_written":0,"read_crc32c":"0000000b","written_crc32c":""}}]}]}`,
+		},
+		{"activity list --tenant empty", "END  JOB  RUN  STORE  NODE  STREAMS  READ  WRITTEN  RESUMES  RESULT  REASON\n", `{"runs":[]}`},
 		{"job revoke nightly", "revoked nightly\n", `{"revoked":"nightly"}`},
 	} {
 		args := append(strings.Fields(tt.args), "--api", api)
@@ -215,5 +266,40 @@ func TestAdministrationFails(t *testing.T) {
 	want = `{"error":{"advice":"choose another name","code":"gateway-exists","hop":"gateway","message":"there is a gateway taken"}}` + "\n"
 	if code != 1 || stdout != "" || stderr != want {
 		t.Errorf("exit %d, %q, %q, want 1, %q", code, stdout, stderr, want)
+	}
+}
+
+// TestActivityQuery: what the flags of activity list ask for.
+func TestActivityQuery(t *testing.T) {
+	api, relay := serve(t)
+	since := time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)
+	for args, want := range map[string]admin.ActivityQuery{
+		"--gateway corp --node n1 --job nightly --limit 1": {Gateway: "corp", Node: "n1", Job: "nightly", Limit: 1},
+		"--node lab/n2 --limit 1":                          {Gateway: "lab", Node: "n2", Limit: 1},
+		"--since 2026-01-31T01:00:00+01:00 --limit 1":      {Since: since, Limit: 1},
+	} {
+		if code, _, stderr := execute(t, append(strings.Fields("activity list "+args), "--api", api)...); code != 0 {
+			t.Errorf("%s: exit %d: %s", args, code, stderr)
+		}
+		if d := cmp.Diff(want, relay.asked); d != "" {
+			t.Errorf("%s: %s", args, d)
+		}
+	}
+	for _, args := range []string{"--since soon", "--since -5m", "--since 1d2", "--since xd", "--limit 0", "--node a/n --gateway b"} {
+		if code, _, _ := execute(t, append(strings.Fields("activity list "+args), "--api", api)...); code != 2 {
+			t.Errorf("%s: exit %d, want 2", args, code)
+		}
+	}
+}
+
+func TestParseSince(t *testing.T) {
+	now := time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Time{
+		"": {}, "90m": now.Add(-90 * time.Minute), "7d": now.AddDate(0, 0, -7), "1d12h": now.AddDate(0, 0, -1).Add(-12 * time.Hour), "0s": now,
+		"2026-01-31T00:00:00Z": time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC),
+	} {
+		if got, err := parseSince(text, now); err != nil || !got.Equal(want) {
+			t.Errorf("%q: %v, %v; want %v", text, got, err, want)
+		}
 	}
 }

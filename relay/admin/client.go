@@ -99,6 +99,15 @@ func (c *Client) TestStore(ctx context.Context, tenant, gateway, store, node str
 
 // call makes one request; path's parts are escaped.
 func (c *Client) call(ctx context.Context, method string, into, body any, path ...string) error {
+	return c.do(ctx, method, into, nil, body, path)
+}
+
+// ask makes a request with a query.
+func (c *Client) ask(ctx context.Context, into any, query url.Values, path ...string) error {
+	return c.do(ctx, "GET", into, query, nil, path)
+}
+
+func (c *Client) do(ctx context.Context, method string, into any, query url.Values, body any, path []string) error {
 	var content io.Reader
 	if body != nil {
 		encoded, err := json.Marshal(body)
@@ -110,7 +119,11 @@ func (c *Client) call(ctx context.Context, method string, into, body any, path .
 	for i, part := range path {
 		path[i] = url.PathEscape(part)
 	}
-	r, err := http.NewRequestWithContext(ctx, method, c.base+"/v1/"+strings.Join(path, "/"), content)
+	at := c.base + "/v1/" + strings.Join(path, "/")
+	if len(query) > 0 {
+		at += "?" + query.Encode()
+	}
+	r, err := http.NewRequestWithContext(ctx, method, at, content)
 	if err != nil {
 		return fmt.Errorf("admin: %w", err)
 	}

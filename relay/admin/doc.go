@@ -29,6 +29,8 @@ type Service interface {
 	// TestStore has the gateway's nodes that are online and have the store, or
 	// only the node that is named, dial it.
 	TestStore(ctx context.Context, tenant, gateway, store, node string) (StoreTest, error)
+	// Activity is a page of what runs did.
+	Activity(ctx context.Context, tenant string, q ActivityQuery) (Activity, error)
 }
 
 // Gateway is a logical gateway.

@@ -124,6 +124,7 @@ func (s *Server) routes() http.Handler {
 		}
 		return s.service.TestStore(r.Context(), r.PathValue("tenant"), r.PathValue("gateway"), r.PathValue("store"), body.Node)
 	}))
+	mux.Handle("GET "+tenant+"/activity", s.answer(s.activity))
 	mux.Handle("/", s.answer(func(r *http.Request) (any, error) {
 		return nil, refused("api-unknown", "use the ebbgate command of the relay's own version", "the API has no %s %s", r.Method, r.URL.Path)
 	}))
@@ -151,6 +152,7 @@ func decode(r *http.Request, into any) error {
 var statuses = map[string]int{
 	"api-unknown": 404, "request-malformed": 400, "name-invalid": 400, "allow-invalid": 400, "slot-invalid": 400,
 	"not-found": 404, "gateway-unknown": 404, "tenant-unknown": 404, "job-unknown": 404, "node-unknown": 404, "store-unknown": 404, "no-node-online": 503, "exists": 409, "conflict": 409, "state-unavailable": 503,
+	"query-invalid": 400, "activity-unavailable": 503,
 }
 
 func (s *Server) answer(do func(*http.Request) (any, error)) http.Handler {

@@ -18,6 +18,9 @@ type Config struct {
 	// ResumeGrace is how long a bundle lives without any lane. 0: its streams
 	// are reset as soon as the last lane is lost.
 	ResumeGrace time.Duration
+	// Ended is told, at a node, the end of every stream for which OpenFunc gave a
+	// socket, once; nil: nobody is. It must not wait.
+	Ended func(peer string, req Request, report Report)
 	// Logger is where ends of lanes and refused frames go; nil discards.
 	Logger *slog.Logger
 	// Metrics counts; nil does not.

@@ -238,8 +238,10 @@ func (s *Stream) serve(peer string) {
 		return
 	case s.phase == phaseOver:
 		b.closers = append(b.closers, sock)
+		report := s.reportLocked()
 		b.unlock()
 		cancel()
+		s.tell(peer, report)
 		return
 	}
 	s.phase = phaseOpen
@@ -249,6 +251,13 @@ func (s *Stream) serve(peer string) {
 	b.unlock()
 	b.tasks.Go(func() { // on a stack that no dial has grown
 		defer cancel()
-		s.Carry(sock, nil)
+		s.tell(peer, s.Carry(sock, nil))
 	})
+}
+
+// tell tells the end of a stream at a node.
+func (s *Stream) tell(peer string, report Report) {
+	if s.b.cfg.Ended != nil {
+		s.b.cfg.Ended(peer, Request{UUID: s.uuid, Grant: s.grant}, report)
+	}
 }

@@ -1,0 +1,38 @@
+package client
+
+import (
+	"context"
+	"time"
+
+	"github.com/ebbgate/ebbgate/tunnel"
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
+)
+
+// farewell is how long the ends of the last streams have to reach a relay when
+// the client stops.
+const farewell = 500 * time.Millisecond
+
+// ended has the end of a stream reported: it is this side's half of the activity
+// record.
+func (c *Client) ended(s *Stream, report bundle.Report) {
+	e := tunnel.EndedAtIngress(report)
+	own := c.currentIdentity()
+	e.Ingress, e.Node, e.Store, e.Job, e.Run = own.String(), s.node, s.Target.Store, own.Name, c.cfg.Run
+	c.ends.Add(e)
+}
+
+// reportSession is where it is reported.
+func (c *Client) reportSession(ctx context.Context) (*tunnel.Session, error) {
+	s, _, err := c.sessions.awaitControl(ctx)
+	return s, err
+}
+
+// reportLast gives the last ends a moment to reach a relay. What does not is
+// known to the nodes alone.
+func (c *Client) reportLast() {
+	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+	defer cancel()
+	if n := c.ends.Flush(ctx); n > 0 {
+		c.log.Info("ends of streams were not reported before the end: the activity record has only what the node says", "streams", n)
+	}
+}

@@ -1,0 +1,431 @@
+package activity
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	// maxWaiting bounds the halves that wait to be written: some 4 MB.
+	maxWaiting = 16 << 10
+	// maxBatch bounds what one transaction writes.
+	maxBatch = 1024
+	// gather is how long halves gather that nobody waits for, gatherShort the
+	// same where somebody does.
+	gather      = 500 * time.Millisecond
+	gatherShort = 10 * time.Millisecond
+	// retryFirst and retryMost are the pauses between attempts of a database that
+	// fails.
+	retryFirst = 500 * time.Millisecond
+	retryMost  = 15 * time.Second
+	// pruneEvery is how often old records are looked for.
+	pruneEvery = time.Minute
+	// closeTime bounds the last write.
+	closeTime = 5 * time.Second
+)
+
+// DefaultKeep is how long records are kept, MaxRecords how many: of each table,
+// the oldest go first.
+const (
+	DefaultKeep = 90 * 24 * time.Hour
+	MaxRecords  = 2_000_000
+)
+
+// Config is what a [Recorder] needs. It is read once.
+type Config struct {
+	// Path is the SQLite database's; it is made where it is missing.
+	Path string
+	// Keep is how long records are kept; 0: DefaultKeep.
+	Keep time.Duration
+	// Registry takes the metrics; nil: nobody asks.
+	Registry prometheus.Registerer
+	// Logger takes what goes wrong; nil discards.
+	Logger *slog.Logger
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
+}
+
+// Recorder is the activity record.
+type Recorder struct {
+	// static after construction
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	file    file
+	most    int64 // records of each table
+	wake    chan struct{}
+
+	records records // how many there are
+
+	mu sync.Mutex
+	// guarded by mu
+	queue   []entry
+	waiting int           // halves in queue
+	eager   bool          // somebody waits for one of them
+	db      *database     // nil while there is none
+	opened  chan struct{} // closed while db is there or trouble is
+	trouble error         // why there is none, or why the last write failed
+	broken  error         // a reading found damage
+	lost    int           // halves that were dropped since the log last said so
+	told    time.Time     // when it did
+}
+
+// entry is halves that came together.
+type entry struct {
+	halves []Half
+	done   chan error // has room for one; nil: nobody waits
+}
+
+// New makes a recorder; it does no I/O.
+func New(cfg Config) *Recorder {
+	if cfg.Keep == 0 {
+		cfg.Keep = DefaultKeep
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Recorder{
+		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), file: file{path: cfg.Path}, most: MaxRecords,
+		wake: make(chan struct{}, 1), opened: make(chan struct{}),
+	}
+}
+
+// Note takes a half of this process' own. It never waits; what is too much is
+// dropped, counted and logged.
+func (r *Recorder) Note(h Half) {
+	r.mu.Lock()
+	full := !r.pushLocked(entry{halves: []Half{h}})
+	count := 0
+	if full {
+		r.lost++
+		if now := r.cfg.Now(); now.Sub(r.told) > time.Minute {
+			count, r.lost, r.told = r.lost, 0, now
+		}
+	}
+	r.mu.Unlock()
+	if full {
+		r.metrics.halves.WithLabelValues(dropped).Inc()
+	}
+	if count > 0 {
+		r.log.Error("ends of streams are missing in the activity record: its database does not take them", "dropped", count)
+	}
+}
+
+// Record takes halves and returns when they are on the disk. Its errors are
+// *[Error]s, or ctx's; the same halves may be recorded again.
+func (r *Recorder) Record(ctx context.Context, halves []Half) error {
+	if len(halves) == 0 {
+		return nil
+	}
+	e := entry{halves: halves, done: make(chan error, 1)}
+	r.mu.Lock()
+	trouble := r.trouble
+	pushed := trouble == nil && r.pushLocked(e)
+	r.mu.Unlock()
+	switch {
+	case trouble != nil:
+		return unavailable(trouble)
+	case !pushed:
+		return busy()
+	}
+	select {
+	case err := <-e.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *Recorder) pushLocked(e entry) bool {
+	if r.waiting+len(e.halves) > maxWaiting {
+		return false
+	}
+	r.queue = append(r.queue, e)
+	r.waiting += len(e.halves)
+	r.eager = r.eager || e.done != nil
+	r.metrics.waiting.Set(float64(r.waiting))
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// Run opens the database and writes until ctx ends. Whatever fails is tried
+// again.
+func (r *Recorder) Run(ctx context.Context) {
+	defer r.close()
+	pause := retryFirst
+	prune := time.NewTicker(pruneEvery)
+	defer prune.Stop()
+	for ctx.Err() == nil {
+		err := r.step(ctx, prune.C)
+		if err == nil || ctx.Err() != nil {
+			pause = retryFirst
+			continue
+		}
+		r.sleep(ctx, pause)
+		pause = min(2*pause, retryMost)
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+	defer cancel()
+	for r.pending() {
+		if r.step(last, nil) != nil {
+			return
+		}
+	}
+}
+
+// close answers whoever still waits.
+func (r *Recorder) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.trouble == nil {
+		r.trouble = errors.New("the relay stops")
+	}
+	for _, e := range r.queue {
+		if e.done != nil {
+			e.done <- unavailable(r.trouble)
+		}
+	}
+	r.queue, r.waiting = nil, 0
+	if r.db != nil {
+		_ = r.db.close()
+		r.db = nil
+	}
+}
+
+// step opens the database where there is none, waits for something to do and
+// does it.
+func (r *Recorder) step(ctx context.Context, prune <-chan time.Time) error {
+	db, err := r.database(ctx)
+	if err != nil {
+		return r.failed(ctx, nil, err)
+	}
+	if !r.pending() {
+		r.settled()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-prune:
+			return r.failed(ctx, db, r.prune(ctx, db))
+		case <-r.wake:
+		}
+	}
+	if err := r.damage(); err != nil {
+		return r.failed(ctx, db, err)
+	}
+	r.gather(ctx)
+	if r.file.gone() {
+		return r.replace(db)
+	}
+	batch := r.take()
+	if len(batch) == 0 {
+		return nil
+	}
+	if err := r.write(context.WithoutCancel(ctx), db, batch); err != nil {
+		r.putBack(batch, err)
+		return r.failed(ctx, db, err)
+	}
+	for _, e := range batch {
+		if e.done != nil {
+			e.done <- nil
+		}
+	}
+	r.settled()
+	return nil
+}
+
+func (r *Recorder) pending() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.queue) > 0
+}
+
+// gather lets more come, so that one transaction writes them all.
+func (r *Recorder) gather(ctx context.Context) {
+	until := time.Now().Add(gather)
+	for ctx.Err() == nil {
+		r.mu.Lock()
+		eager, many := r.eager, r.waiting >= maxBatch
+		r.mu.Unlock()
+		if eager {
+			r.sleep(ctx, gatherShort)
+		}
+		if eager || many {
+			return
+		}
+		timer := time.NewTimer(time.Until(until))
+		select {
+		case <-r.wake:
+			timer.Stop()
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			timer.Stop()
+		}
+	}
+}
+
+// take takes a batch out of the queue.
+func (r *Recorder) take() (batch []entry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	halves := 0
+	for i, e := range r.queue {
+		if halves += len(e.halves); i > 0 && halves > maxBatch {
+			break
+		}
+		batch = append(batch, e)
+		r.waiting -= len(e.halves)
+	}
+	r.queue = append([]entry(nil), r.queue[len(batch):]...)
+	r.eager = false
+	for _, e := range r.queue {
+		r.eager = r.eager || e.done != nil
+	}
+	r.metrics.waiting.Set(float64(r.waiting))
+	return batch
+}
+
+// putBack keeps what was not written for the next attempt; who waits is told.
+func (r *Recorder) putBack(batch []entry, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var kept []entry
+	for _, e := range batch {
+		if e.done != nil {
+			e.done <- unavailable(err)
+			continue
+		}
+		kept = append(kept, e)
+		r.waiting += len(e.halves)
+	}
+	r.queue = append(kept, r.queue...)
+}
+
+func (r *Recorder) sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// database gives the open database, or opens it.
+func (r *Recorder) database(ctx context.Context) (*database, error) {
+	r.mu.Lock()
+	db := r.db
+	r.mu.Unlock()
+	if db != nil {
+		return db, nil
+	}
+	db, err := r.file.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.count(ctx, db); err != nil {
+		return nil, errors.Join(err, db.close())
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.db = db
+	return db, nil
+}
+
+// settled notes that all is well.
+func (r *Recorder) settled() {
+	r.mu.Lock()
+	was := r.trouble
+	r.trouble = nil
+	r.tellLocked()
+	r.mu.Unlock()
+	r.metrics.available.Set(1)
+	if was != nil {
+		r.log.Info("the activity record is written again")
+	}
+}
+
+// tellLocked lets those go on who wait for the database, or for why there is none.
+func (r *Recorder) tellLocked() {
+	select {
+	case <-r.opened:
+	default:
+		close(r.opened)
+	}
+}
+
+// failed notes what went wrong, once. A damaged database is moved aside.
+func (r *Recorder) failed(ctx context.Context, db *database, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	r.metrics.failures.Inc()
+	if damaged(err) {
+		r.drop(db)
+		to, moved := r.file.aside(r.cfg.Now())
+		if moved == nil {
+			r.log.Error("the activity record was damaged; a new one is begun, the damaged one is kept beside it", "file", to, "error", err)
+			return nil
+		}
+		err = errors.Join(err, moved)
+	}
+	r.metrics.available.Set(0)
+	r.mu.Lock()
+	first := r.trouble == nil
+	r.trouble = err
+	r.tellLocked()
+	r.mu.Unlock()
+	if first {
+		r.log.Error("the activity record is not written; copies go on, and it is tried again", "file", r.file.path, "error", err, "advice", unavailable(err).Advice())
+	}
+	return err
+}
+
+// suspect has the database looked at that a reading found damaged.
+func (r *Recorder) suspect(db *database, err error) {
+	r.mu.Lock()
+	if r.db == db {
+		r.broken = err
+	}
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// damage is what a reading found, once.
+func (r *Recorder) damage() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := r.broken
+	r.broken = nil
+	return err
+}
+
+// replace gives up a database whose file is not there any more.
+func (r *Recorder) replace(db *database) error {
+	r.log.Error("the activity record was deleted behind the relay's back; a new one is begun", "file", r.file.path)
+	r.drop(db)
+	return nil
+}
+
+// drop closes the database.
+func (r *Recorder) drop(db *database) {
+	r.mu.Lock()
+	r.db = nil
+	r.mu.Unlock()
+	if db != nil {
+		_ = db.close()
+	}
+}

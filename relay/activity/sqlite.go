@@ -1,0 +1,172 @@
+package activity
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+//go:embed migrations/*.sql
+var embedded embed.FS
+
+// migrations are the SQL files, without their folder.
+func migrations() fs.FS {
+	sub, err := fs.Sub(embedded, "migrations")
+	if err != nil {
+		panic("activity: BUG: no migrations: " + err.Error())
+	}
+	return sub
+}
+
+// database is an open database: one connection that writes, some that read.
+type database struct {
+	write, read *sql.DB
+}
+
+func (d *database) close() error { return errors.Join(d.write.Close(), d.read.Close()) }
+
+// readers is how many may read at once.
+const readers = 4
+
+// file is the SQLite database in the relay's state directory. It belongs to the
+// recorder's goroutine.
+type file struct {
+	path   string
+	opened os.FileInfo // as it was made or found
+}
+
+// open opens the database, makes what is missing and brings its tables up to
+// date. FULL makes what was acknowledged survive a power failure.
+func (f *file) open(ctx context.Context) (*database, error) {
+	d := &database{}
+	var err error
+	if d.write, err = f.connect(1, nil); err != nil {
+		return nil, err
+	}
+	if d.read, err = f.connect(readers, []string{"query_only(1)"}); err != nil {
+		return nil, errors.Join(err, d.write.Close())
+	}
+	if err = migrate(ctx, goose.DialectSQLite3, d.write); err == nil {
+		f.opened, err = os.Stat(f.path)
+	}
+	if err == nil {
+		_, err = d.write.ExecContext(ctx, "SELECT id, lost_hop FROM runs LIMIT 1") // the tables are those
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return d, nil
+}
+
+func (f *file) connect(most int, pragmas []string) (*sql.DB, error) {
+	absolute, err := filepath.Abs(f.path)
+	if err != nil {
+		return nil, err
+	}
+	slashed := filepath.ToSlash(absolute)
+	if !strings.HasPrefix(slashed, "/") {
+		slashed = "/" + slashed // a drive letter
+	}
+	dsn := (&url.URL{Scheme: "file", Path: slashed, RawQuery: url.Values{
+		"mode":    {"rwc"},
+		"_txlock": {"immediate"},
+		"_pragma": slices.Concat([]string{
+			"busy_timeout(2000)", "journal_mode(wal)", "synchronous(full)", "journal_size_limit(16777216)",
+			"trusted_schema(0)", "cell_size_check(1)", "temp_store(memory)",
+		}, pragmas),
+	}.Encode()}).String()
+	connector, err := sqlite.NewConnector(dsn)
+	if err != nil {
+		return nil, err
+	}
+	db := sql.OpenDB(connector)
+	db.SetMaxOpenConns(most)
+	db.SetConnMaxIdleTime(0)
+	return db, nil
+}
+
+// newerError is a database that a newer program made.
+type newerError struct{ version, known int64 }
+
+func (e *newerError) Error() string {
+	return fmt.Sprintf("its tables have version %d, this program knows %d", e.version, e.known)
+}
+
+// migrate brings the tables up to date.
+func migrate(ctx context.Context, dialect goose.Dialect, db *sql.DB) error {
+	p, err := goose.NewProvider(dialect, db, migrations(), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return err
+	}
+	version, known, err := p.GetVersions(ctx)
+	if err != nil {
+		return err
+	}
+	if version > known {
+		return &newerError{version, known}
+	}
+	_, err = p.Up(ctx)
+	return err
+}
+
+// gone tells whether the database was deleted, or replaced, behind our back.
+func (f *file) gone() bool {
+	now, err := os.Stat(f.path)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && f.opened != nil && !os.SameFile(now, f.opened)
+}
+
+// damaged tells whether an error means that the file is no database of ours.
+func damaged(err error) bool {
+	var failed *sqlite.Error
+	if !errors.As(err, &failed) {
+		return false
+	}
+	switch failed.Code() & 0xff {
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT:
+		return true
+	case sqlite3.SQLITE_ERROR: // a table or column that is not there: the SQL is tested
+		return true
+	}
+	return false
+}
+
+// full tells whether the disk is.
+func full(err error) bool {
+	var failed *sqlite.Error
+	return errors.As(err, &failed) && failed.Code()&0xff == sqlite3.SQLITE_FULL
+}
+
+// maxAside is how many damaged databases are kept.
+const maxAside = 3
+
+// aside moves the database out of the way; it must be closed. It tells where to.
+func (f *file) aside(now time.Time) (string, error) {
+	to := f.path + ".damaged-" + now.UTC().Format("20060102T150405.000Z")
+	for _, suffix := range []string{"-wal", "-shm", ""} {
+		err := os.Rename(f.path+suffix, to+suffix)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+	}
+	old, _ := filepath.Glob(f.path + ".damaged-*Z")
+	slices.Sort(old)
+	for _, name := range old[:max(0, len(old)-maxAside)] {
+		for _, suffix := range []string{"-wal", "-shm", ""} {
+			_ = os.Remove(name + suffix)
+		}
+	}
+	return to, nil
+}
