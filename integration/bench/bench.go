@@ -12,7 +12,27 @@ import (
 	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
-func sectionNames() []string { return []string{"lan", "wan"} }
+// runs are what one run of the program consists of.
+var runs = []struct {
+	name  string
+	usual bool // where no others are asked for
+	run   func(context.Context, *report, site, options) error
+}{
+	{"lan", true, lan},
+	{"wan", true, wanSection},
+	{"faults", true, faultSections},
+	{"map", false, mapSections},
+}
+
+func sectionNames(all bool) []string {
+	var names []string
+	for _, r := range runs {
+		if all || r.usual {
+			names = append(names, r.name)
+		}
+	}
+	return names
+}
 
 // bench measures everything and prints and saves the report.
 func bench(ctx context.Context, o options) error {
@@ -51,13 +71,11 @@ func measureAll(ctx context.Context, o options) (*report, error) {
 		}
 	}
 	r := newReport(o)
-	if slices.Contains(o.only, "lan") {
-		if err := lan(ctx, r, s, o); err != nil {
-			return r, err
+	for _, part := range runs {
+		if !slices.Contains(o.only, part.name) {
+			continue
 		}
-	}
-	if slices.Contains(o.only, "wan") {
-		if err := wanSection(ctx, r, s, o); err != nil {
+		if err := part.run(ctx, r, s, o); err != nil {
 			return r, err
 		}
 	}
@@ -85,17 +103,22 @@ func (f *section) start(ctx context.Context, row row, s site, o options) (*rowFo
 
 // measure takes one sample of a row that is up.
 func (f *rowFound) measure(ctx context.Context, m measure, p *path, o options) error {
-	sample, err := m.take(ctx, p, o)
+	s, err := m.take(ctx, p, o)
+	return f.note(ctx, m.name, s, err, o)
+}
+
+// note keeps a sample, or why there is none.
+func (f *rowFound) note(ctx context.Context, measure string, s sample, err error, o options) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if err != nil {
-		f.Errors[m.name] = err.Error()
-		o.say("%s, %s: failed: %v", f.Name, m.name, err)
+		f.Errors[measure] = err.Error()
+		o.say("%s, %s: failed: %v", f.Name, measure, err)
 		return nil
 	}
-	f.Samples[m.name] = append(f.Samples[m.name], sample)
-	o.say("%s, %s: %v", f.Name, m.name, sample)
+	f.Samples[measure] = append(f.Samples[measure], s)
+	o.say("%s, %s: %v", f.Name, measure, s)
 	return nil
 }
 

@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"encoding/xml"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -222,5 +225,38 @@ func TestChisel(t *testing.T) {
 	}
 	if got := strings.Join(client, " "); got != "client http://10.0.0.1:7000 R:10.0.0.1:8000:10.0.0.2:9000" {
 		t.Errorf("client: %s", got)
+	}
+}
+
+// TestDraw draws a map with one curve and reads the result as XML.
+func TestDraw(t *testing.T) {
+	r := &report{Commit: "abc"}
+	if _, err := r.draw(); err == nil {
+		t.Error("a report without a map was drawn")
+	}
+	for _, loss := range mapLosses {
+		c := &condition{RTT: mapRTTs[0], Rate: longRate, Loss: loss, Congestion: onlyCubic}
+		s := r.section("map", c)
+		s.Rows = []*rowFound{{Name: "ssh", Samples: map[string][]sample{"down1": {{MBps: 20 - 1000*loss}}}}}
+	}
+	svg, err := r.draw()
+	if err != nil {
+		t.Fatal(err)
+	}
+	circles := 0
+	for d := xml.NewDecoder(strings.NewReader(svg)); ; {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, svg)
+		}
+		if e, ok := token.(xml.StartElement); ok && e.Name.Local == "circle" {
+			circles++
+		}
+	}
+	if circles != len(mapLosses) {
+		t.Errorf("%d points, want %d", circles, len(mapLosses))
 	}
 }

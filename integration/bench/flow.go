@@ -126,9 +126,13 @@ func (l load) flow(ctx context.Context) (result, error) {
 		end  = time.Now().Add(l.For)
 	)
 	_ = small.SetDeadline(end.Add(patience))
+	if l.Alone {
+		end = time.Time{}
+	}
 	r.Flows = make([]tally, len(conns))
 	for i, conn := range conns {
-		all.Go(func() { r.Flows[i], errs[i] = l.fill(conn) })
+		up := l.Measure == kindFlowUp || (l.Measure == kindFlowBoth && i%2 == 0)
+		all.Go(func() { r.Flows[i], errs[i] = l.fill(conn, up) })
 	}
 	all.Go(func() {
 		_ = pause(ctx, l.Ramp)
@@ -165,9 +169,9 @@ func (l load) flow(ctx context.Context) (result, error) {
 }
 
 // fill asks for one stream's flow and returns its tally.
-func (l load) fill(conn net.Conn) (tally, error) {
+func (l load) fill(conn net.Conn, up bool) (tally, error) {
 	ask := byte(askFlowDown)
-	if l.Measure == kindFlowUp {
+	if up {
 		ask = askFlowUp
 	}
 	if _, err := conn.Write(binary.BigEndian.AppendUint64([]byte{ask}, uint64(l.For))); err != nil {

@@ -58,6 +58,7 @@ type load struct {
 	Streams int
 	For     time.Duration
 	Ramp    time.Duration // of flows: what is not counted at the beginning
+	Alone   bool          // of flows: nothing goes on beside them
 }
 
 // result is what a load process found out. Durations are those of single operations, sorted.
@@ -110,7 +111,7 @@ func loadRole(ctx context.Context) error {
 		r, err = l.roundTrips(ctx)
 	case kindDial, kindDials, kindGreet:
 		r, err = l.dials(ctx)
-	case kindFlowUp, kindFlowDown:
+	case kindFlowUp, kindFlowDown, kindFlowBoth:
 		r, err = l.flow(ctx)
 	case kindIdle:
 		return l.idle(ctx)

@@ -1,13 +1,15 @@
 // Command bench measures what paths from a job to a store cost: direct TCP, a naive pipe,
 // ssh -R, frp and chisel where they are installed, and Ebbgate by each ingress on each carrier.
 //
-//	go run ./integration/bench [-only lan,wan] [-rows direct,naive,...] [-measures up1,rtt,...] [-seconds 2] [-rounds 3]
+//	go run ./integration/bench [-only lan,wan,faults] [-rows direct,naive,...] [-measures up1,rtt,...] [-seconds 2]
 //	go run ./integration/bench -only wan -rows forward-tls -loss 0.01 -congestion cubic,allowed -seconds 5
 //
 // Section lan is loopback. Section wan, which needs root, is the link of package wan, 80 ms and 200 Mbit/s, with and
 // without loss, where Cubic is the only congestion control, where BBR is the default, and where Cubic is the default but
 // a program may choose BBR. There, throughput is what the receiver counts after a ramp, while small messages go to and
-// fro and streams are dialled beside it.
+// fro and streams are dialled beside it. Section faults restarts, freezes and kills relays while a stream flows each
+// way. Section map, which runs only when it is asked for, goes over many delays and losses; -draw FILE draws its JSON
+// as SVG. The last table says which of the project's bars were reached.
 //
 // Every part of every path is a process of its own, and so are the load and the store. Rounds are interleaved: each
 // round takes every measurement of every row once, so that a drift of the machine meets all rows alike. The table
@@ -60,6 +62,9 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if o.draw != "" {
+		return drawFile(os.Stdout, o.draw)
+	}
 	return bench(ctx, o)
 }
 
@@ -79,6 +84,7 @@ type options struct {
 	idle       int // streams
 	workers    int // that dial at once
 	out        string
+	draw       string // a JSON file
 	quiet      bool
 }
 
@@ -99,10 +105,10 @@ func parse(args []string) (options, error) {
 			return nil
 		})
 	}
-	list(&o.only, "only", "sections; default all", sectionNames())
+	list(&o.only, "only", "sections; default "+strings.Join(sectionNames(false), ",")+"; of", sectionNames(true))
 	list(&o.rows, "rows", "rows; default those that are usual in each section", rowNames())
 	list(&o.measures, "measures", "measures; default those that are usual in each section",
-		append(measureNames(measures), measureNames(wanMeasures)...))
+		slices.Concat(measureNames(measures), measureNames(wanMeasures), faultNames()))
 	list(&o.congestion, "congestion", "congestion control on the long way", []string{onlyCubic, defaultBBR, allowingBBR})
 	f.Func("loss", "shares of packets lost on the long way; default 0,0.01", func(text string) error {
 		for field := range strings.SplitSeq(text, ",") {
@@ -121,6 +127,7 @@ func parse(args []string) (options, error) {
 	f.IntVar(&o.idle, "idle", 1000, "idle streams whose memory is measured; ten times as many where there is a bar")
 	f.IntVar(&o.workers, "workers", 16, "dials at a time where dials a second are measured")
 	f.StringVar(&o.out, "out", "bench-out", "directory of the JSON; empty: none")
+	f.StringVar(&o.draw, "draw", "", "measure nothing, but draw the map in this JSON file as SVG on standard output")
 	f.BoolVar(&o.quiet, "quiet", false, "no progress on standard error")
 	if err := f.Parse(args); err != nil {
 		if !errors.Is(err, flag.ErrHelp) {
@@ -129,7 +136,7 @@ func parse(args []string) (options, error) {
 		return o, err
 	}
 	if o.only == nil {
-		o.only = sectionNames()
+		o.only = sectionNames(false)
 	}
 	o.seconds = time.Duration(seconds * float64(time.Second))
 	o.ramp = time.Duration(ramp * float64(time.Second)).Round(slot)

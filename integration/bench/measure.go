@@ -23,6 +23,7 @@ const (
 
 	kindFlowUp   = "flow-up"
 	kindFlowDown = "flow-down"
+	kindFlowBoth = "flow-both" // every other stream up
 )
 
 // measure is something that can be measured of any row.
@@ -84,6 +85,8 @@ type sample struct {
 
 func (s sample) String() string {
 	switch {
+	case s.Course != nil && s.P50 == 0:
+		return fmt.Sprintf("%.2f MB/s, longest gap %v, restarted in %v", s.MBps, s.Gap.Round(time.Millisecond), s.Restart.Round(time.Millisecond))
 	case s.Course != nil:
 		return fmt.Sprintf("%.2f MB/s, %.2f CPU s/GB, longest gap %v; meanwhile round trip p50 %v, dial p50 %v",
 			s.MBps, sum(s.CPU), s.Gap.Round(time.Millisecond), s.P50.Round(time.Millisecond), s.DialP50.Round(time.Millisecond))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -90,6 +91,16 @@ func commit() string {
 	return strings.TrimSpace(string(out))
 }
 
+// leaveOut notes that a section cannot be run here, if that is what the error says.
+func (r *report) leaveOut(section string, err error) error {
+	var absent *notRunError
+	if !errors.As(err, &absent) {
+		return err
+	}
+	r.NotRun = append(r.NotRun, section+": "+absent.why)
+	return nil
+}
+
 // save writes the report as JSON and returns the file's path.
 func (r *report) save(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -173,10 +184,13 @@ func (r *report) print(w io.Writer) {
 		fmt.Fprintf(w, "not run: %s\n", why)
 	}
 	for _, f := range r.Sections {
-		if f.Condition != nil {
-			r.printWAN(w, f)
-		} else {
+		switch f.Name {
+		case "lan":
 			r.printLAN(w, f)
+		case "wan", "map":
+			r.printWAN(w, f)
+		default:
+			f.printFaults(w)
 		}
 		f.printTroubles(w)
 	}
@@ -227,6 +241,24 @@ func (r *report) printWAN(w io.Writer, f *section) {
 	})
 }
 
+func (f *section) printFaults(w io.Writer) {
+	fmt.Fprintf(w, "\n%s", f.Name)
+	if f.Condition != nil {
+		fmt.Fprintf(w, ", %v", f.Condition)
+	}
+	fmt.Fprint(w, "; one stream up and one down\n\n")
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "\trelay\tlongest gap s\trelay restarted in s\tMB/s, the fault included")
+	for _, row := range f.Rows {
+		for _, fault := range faultNames() {
+			for _, one := range row.Samples[fault] {
+				fmt.Fprintf(t, "%s\t%s\t%.2f\t%.2f\t%.1f\n", row.Name, fault, one.Gap.Seconds(), one.Restart.Seconds(), one.MBps)
+			}
+		}
+	}
+	_ = t.Flush()
+}
+
 // printTroubles prints what was not run or failed.
 func (f *section) printTroubles(w io.Writer) {
 	for _, row := range f.Rows {
@@ -246,15 +278,15 @@ func (f *section) printTroubles(w io.Writer) {
 	}
 }
 
-func (s *section) table(w io.Writer, head []string, cells func(*rowFound) []string) {
+func (f *section) table(w io.Writer, head []string, cells func(*rowFound) []string) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, strings.Join(head, "\t"))
-	for _, f := range s.Rows {
-		if f.NotRun != "" {
-			fmt.Fprintln(t, f.Name+"\tnot run"+strings.Repeat("\t", len(head)-2)) // as many cells as the others
+	for _, row := range f.Rows {
+		if row.NotRun != "" {
+			fmt.Fprintln(t, row.Name+"\tnot run"+strings.Repeat("\t", len(head)-2)) // as many cells as the others
 			continue
 		}
-		fmt.Fprintln(t, strings.Join(append([]string{f.Name}, cells(f)...), "\t"))
+		fmt.Fprintln(t, strings.Join(append([]string{row.Name}, cells(row)...), "\t"))
 	}
 	_ = t.Flush()
 	fmt.Fprintln(w)

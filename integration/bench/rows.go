@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ebbgate/ebbgate/integration/proc"
+	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
 // row is a way from a job to the store.
@@ -29,6 +30,8 @@ type path struct {
 	way   way
 	parts []part
 	procs []*proc.Process
+
+	relays []*rig.Relay
 }
 
 // notRunError says why a row cannot be measured here.
@@ -50,6 +53,7 @@ var rows = []row{
 	{"forward-quic", ebbgate("quic", byForward)},
 	{"forward-wss", ebbgate("wss", byForward)},
 	{"forward-tls-8", lanes(8, ebbgate("tls", byForward))},
+	{"forward-two", two},
 	{"forward-tls-64", lanes(64, ebbgate("tls", byForward))},
 }
 
@@ -91,6 +95,12 @@ func (r row) up(ctx context.Context, s site) (*path, error) {
 func (p *path) add(name string, process *proc.Process) {
 	p.parts = append(p.parts, part{name: name, pid: process.PID()})
 	p.procs = append(p.procs, process)
+}
+
+// replace puts a process in the place of another, which has ended.
+func (p *path) replace(old, process *proc.Process) {
+	i := slices.Index(p.procs, old)
+	p.procs[i], p.parts[i].pid = process, process.PID()
 }
 
 func (p *path) stop() {

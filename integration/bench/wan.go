@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -58,12 +57,7 @@ var trials = []trial{
 func wanSection(ctx context.Context, r *report, s site, o options) error {
 	link, err := startLink(ctx)
 	if err != nil {
-		var absent *notRunError
-		if !errors.As(err, &absent) {
-			return err
-		}
-		r.NotRun = append(r.NotRun, "wan: "+absent.why)
-		return nil
+		return r.leaveOut("wan", err)
 	}
 	defer link.close()
 	for _, t := range o.trials() {
@@ -102,6 +96,41 @@ func orDefault[T any](given []T, otherwise ...T) []T {
 		return otherwise
 	}
 	return given
+}
+
+// The map: one stream down on ways of these lengths that lose so much.
+var (
+	mapRTTs   = []time.Duration{20 * time.Millisecond, 80 * time.Millisecond, 200 * time.Millisecond}
+	mapLosses = []float64{0, 0.001, 0.01, 0.03}
+)
+
+// mapRows are what is measured there under each congestion control.
+var mapRows = map[string][]string{
+	onlyCubic:   {"naive", "ssh", "forward-tls"},
+	allowingBBR: {"forward-tls"},
+}
+
+// mapSections measures the map.
+func mapSections(ctx context.Context, r *report, s site, o options) error {
+	link, err := startLink(ctx)
+	if err != nil {
+		return r.leaveOut("map", err)
+	}
+	defer link.close()
+	o.measures = []string{"down1"}
+	for _, rtt := range mapRTTs {
+		for _, loss := range orDefault(o.losses, mapLosses...) {
+			for _, congestion := range []string{onlyCubic, allowingBBR} {
+				c := &condition{RTT: rtt, Rate: longRate, Loss: loss, Congestion: congestion}
+				o.say("%v", c)
+				t := trial{loss, congestion, mapRows[congestion], nil}
+				if err := t.run(ctx, r.section("map", c), link, s, o); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // run measures the rows of a trial.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebbgate/ebbgate/integration/proc"
 )
 
 // raiseFiles raises the limit of open files for this process and, because it was asked for, its children.
@@ -20,3 +22,7 @@ func raiseFiles() error {
 	}
 	return nil
 }
+
+// freeze stops a process where it is, and thaw lets it go on.
+func freeze(p *proc.Process) error { return p.Signal(unix.SIGSTOP) }
+func thaw(p *proc.Process) error   { return p.Signal(unix.SIGCONT) }
