@@ -76,14 +76,16 @@ func TestBadRelay(t *testing.T) {
 }
 
 func TestBadConnector(t *testing.T) {
-	const exampleRelay = ` (example: relay: relay.example.com, or relay: {host: relay.example.com, tls: 8443, quic: 8443, http: 8080})`
+	const exampleRelay = ` (example: relay: relay.example.com, or relay: {host: relay.example.com, tls: 8443, quic: 8443, http: 8080}, or a list of these)`
 	for _, tt := range []struct{ name, text, want string }{
 		{"unknown key in a store", "stores:\n- name: a\n  adress: b:1\n", `connector.yaml:3: stores[0].adress: unknown key; did you mean "address"?`},
 		{"unknown key of the relay", "relay: {host: a, port: 1}\n", `connector.yaml:1: relay.port: unknown key; known here: host, tls, quic, http`},
 		{"short form's key", "relay: {address: a}\n", `connector.yaml:1: relay.address: unknown key; known here: host, tls, quic, http`},
 		{"relay with scheme", "relay: https://a\n", `connector.yaml:1: relay: "https://a" is not host or host:port` + exampleRelay},
 		{"relay port 0", "relay: a:0\n", `connector.yaml:1: relay: "a:0" is not host or host:port` + exampleRelay},
-		{"relay a list", "relay: [a, b]\n", `connector.yaml:1: relay: is a list, but a mapping of key: value is wanted`},
+		{"relay twice", "relay: [a, 'b:1', a]\n", `connector.yaml:1: relay[2]: is the same as relay[0]`},
+		{"relay in a list", "relay:\n- a\n- {host: b, tls: 65536}\n", `connector.yaml:3: relay[1].tls: 65536 is no port, which is 1 to 65535 (example: 443)`},
+		{"relays nested", "relay: [[a]]\n", `connector.yaml:1: relay[0]: is a list, but a mapping of key: value is wanted`},
 		{"relay without host", "relay:\n  tls: 1\n", `connector.yaml:1: relay.host: is missing` + exampleRelay},
 		{"relay port too high", "relay:\n  host: a\n  tls: 65536\n", `connector.yaml:3: relay.tls: 65536 is no port, which is 1 to 65535 (example: 443)`},
 		{"relay port as text", "relay: {host: a, tls: \"443\"}\n", `connector.yaml:1: relay.tls: is text, but a whole number is wanted (example: 443)`},

@@ -93,16 +93,20 @@ func TestConnectorDefaults(t *testing.T) {
 }
 
 func TestConnectorRelay(t *testing.T) {
-	for text, want := range map[string]*Endpoint{
-		"relay.example.com":             {Host: "relay.example.com"},
-		"relay.example.com:8443":        {Host: "relay.example.com", TLS: 8443},
-		`"[2001:db8::1]:8443"`:          {Host: "2001:db8::1", TLS: 8443},
-		`"2001:db8::1"`:                 {Host: "2001:db8::1"},
-		"{host: a, tls: 1, quic: 2}":    {Host: "a", TLS: 1, QUIC: 2},
-		"{host: relay, quic: 65535}":    {Host: "relay", QUIC: 65535},
-		"":                              nil,
-		"{}":                            nil,
-		"\n  host: 192.0.2.1\n  tls: 5": {Host: "192.0.2.1", TLS: 5},
+	for text, want := range map[string][]Endpoint{
+		"relay.example.com":                  {{Host: "relay.example.com"}},
+		"relay.example.com:8443":             {{Host: "relay.example.com", TLS: 8443}},
+		`"[2001:db8::1]:8443"`:               {{Host: "2001:db8::1", TLS: 8443}},
+		`"2001:db8::1"`:                      {{Host: "2001:db8::1"}},
+		"{host: a, tls: 1, quic: 2}":         {{Host: "a", TLS: 1, QUIC: 2}},
+		"{host: relay, quic: 65535}":         {{Host: "relay", QUIC: 65535}},
+		"":                                   nil,
+		"{}":                                 nil,
+		"[]":                                 nil,
+		"\n  host: 192.0.2.1\n  tls: 5":      {{Host: "192.0.2.1", TLS: 5}},
+		"[a, b:8443]":                        {{Host: "a"}, {Host: "b", TLS: 8443}},
+		"a, b:8443":                          {{Host: "a"}, {Host: "b", TLS: 8443}},
+		"\n  - a\n  - {host: b, http: 8080}": {{Host: "a"}, {Host: "b", HTTP: 8080}},
 	} {
 		path := write(t, "connector.yaml", "state_dir: /x\nrelay: "+text+"\n")
 		got, err := LoadConnector(Options{File: path, Environment: nothing})
@@ -110,9 +114,13 @@ func TestConnectorRelay(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 			continue
 		}
-		if d := cmp.Diff(want, got.Relay); d != "" {
+		if d := cmp.Diff(want, got.Relays); d != "" {
 			t.Errorf("%s: %s", text, d)
 		}
+	}
+	got, err := LoadConnector(Options{Environment: []string{"EBBGATE_CONNECTOR_RELAY=a:1, b", "EBBGATE_CONNECTOR_STATE_DIR=/x"}})
+	if d := cmp.Diff([]Endpoint{{Host: "a", TLS: 1}, {Host: "b"}}, got.Relays); err != nil || d != "" {
+		t.Errorf("%v: %s", err, d)
 	}
 }
 
@@ -142,7 +150,7 @@ stores: [{name: file, address: file:1}]
 		t.Fatal(err)
 	}
 	want := &Connector{
-		Relay:    &Endpoint{Host: "environment.example.com", TLS: 2},
+		Relays:   []Endpoint{{Host: "environment.example.com", TLS: 2}},
 		StateDir: "/flag",
 		Carriers: []Carrier{CarrierQUIC},
 		Proxy: Proxy{

@@ -8,8 +8,8 @@ import (
 
 // Connector is connector.yaml, checked.
 type Connector struct {
-	// Relay overrides what the registration says; nil: the registration rules.
-	Relay    *Endpoint
+	// Relays override what the registration says; none: the registration rules.
+	Relays   []Endpoint
 	StateDir string
 	// Carriers are tried in this order; empty: all, raced.
 	Carriers []Carrier
@@ -128,9 +128,9 @@ const connectorPrefix = "EBBGATE_CONNECTOR_"
 
 // rawConnector mirrors connector.yaml.
 type rawConnector struct {
-	Relay    rawEndpoint `mapstructure:"relay" short:"address" usage:"host[:port] of the relay, instead of the registered one"`
-	StateDir string      `mapstructure:"state_dir" usage:"folder for registration, keys and the status socket"`
-	Carriers []string    `mapstructure:"carriers" short:"list" usage:"auto, or carriers in order of preference (quic, tls, wss, ws)"`
+	Relay    []rawEndpoint `mapstructure:"relay" short:"address" usage:"host[:port] of the relay, or several, instead of the registered ones"`
+	StateDir string        `mapstructure:"state_dir" usage:"folder for registration, keys and the status socket"`
+	Carriers []string      `mapstructure:"carriers" short:"list" usage:"auto, or carriers in order of preference (quic, tls, wss, ws)"`
 	Proxy    struct {
 		Mode         string   `mapstructure:"mode" usage:"none, system or custom"`
 		URL          string   `mapstructure:"url" usage:"http://host:port of the proxy, with mode custom"`
@@ -166,7 +166,7 @@ type rawStore struct {
 func (raw *rawConnector) check(m *merged) (*Connector, error) {
 	c := &checker{origin: m.where}
 	conn := &Connector{
-		Relay:       raw.Relay.check(c),
+		Relays:      raw.checkRelays(c),
 		StateDir:    or(raw.StateDir, defaultDir("ebbgate-connector")),
 		Proxy:       raw.checkProxy(c),
 		Log:         raw.Log.check(c),
@@ -195,28 +195,58 @@ func (raw *rawConnector) check(m *merged) (*Connector, error) {
 	return conn, nil
 }
 
-func (raw rawEndpoint) check(c *checker) *Endpoint {
-	const example = "relay: relay.example.com, or relay: {host: relay.example.com, tls: 8443, quic: 8443, http: 8080}"
+// maxRelays is more than an instance has.
+const maxRelays = 16
+
+const exampleRelay = "relay: relay.example.com, or relay: {host: relay.example.com, tls: 8443, quic: 8443, http: 8080}, or a list of these"
+
+func (raw *rawConnector) checkRelays(c *checker) (list []Endpoint) {
+	if len(raw.Relay) > maxRelays {
+		c.add("relay", fmt.Sprintf("names %d relays, more than %d", len(raw.Relay), maxRelays), "")
+		return nil
+	}
+	first := make(map[Endpoint]int)
+	for i, r := range raw.Relay {
+		key := "relay"
+		if len(raw.Relay) > 1 {
+			key = fmt.Sprintf("relay[%d]", i)
+		}
+		e, ok := r.check(c, key)
+		if !ok {
+			continue
+		}
+		if n, again := first[e]; again {
+			c.add(key, fmt.Sprintf("is the same as relay[%d]", n), "")
+			continue
+		}
+		first[e] = i
+		list = append(list, e)
+	}
+	return list
+}
+
+// check checks one relay; !ok: it says nothing, or nothing that is right.
+func (raw rawEndpoint) check(c *checker, key string) (e Endpoint, ok bool) {
 	if raw.Address != "" {
 		host, port, ok := splitHostPort(raw.Address)
 		if !ok || !validHost(host) {
-			c.add("relay", quote(raw.Address)+" is not host or host:port", example)
-			return nil
+			c.add(key, quote(raw.Address)+" is not host or host:port", exampleRelay)
+			return Endpoint{}, false
 		}
-		return &Endpoint{Host: host, TLS: port}
+		return Endpoint{Host: host, TLS: port}, true
 	}
 	if raw == (rawEndpoint{}) {
-		return nil
+		return Endpoint{}, false
 	}
 	if raw.Host == "" {
-		c.add("relay.host", "is missing", example)
+		c.add(key+".host", "is missing", exampleRelay)
 	} else {
-		c.host("relay.host", raw.Host, "relay.example.com")
+		c.host(key+".host", raw.Host, "relay.example.com")
 	}
-	c.port("relay.tls", raw.TLS)
-	c.port("relay.quic", raw.QUIC)
-	c.port("relay.http", raw.HTTP)
-	return &Endpoint{Host: raw.Host, TLS: raw.TLS, QUIC: raw.QUIC, HTTP: raw.HTTP}
+	c.port(key+".tls", raw.TLS)
+	c.port(key+".quic", raw.QUIC)
+	c.port(key+".http", raw.HTTP)
+	return Endpoint{Host: raw.Host, TLS: raw.TLS, QUIC: raw.QUIC, HTTP: raw.HTTP}, true
 }
 
 func (raw *rawConnector) checkProxy(c *checker) Proxy {

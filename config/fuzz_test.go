@@ -117,8 +117,10 @@ func checkRelay(t *testing.T, r *Relay) {
 }
 
 func checkConnector(t *testing.T, c *Connector) {
-	if e := c.Relay; e != nil && (!validHost(e.Host) || e.TLS < 0 || e.TLS > 65535 || e.QUIC < 0 || e.QUIC > 65535) {
-		t.Fatalf("relay %+v", e)
+	for _, e := range c.Relays {
+		if !validHost(e.Host) || e.TLS < 0 || e.TLS > 65535 || e.QUIC < 0 || e.QUIC > 65535 {
+			t.Fatalf("relay %+v", e)
+		}
 	}
 	if c.StateDir == "" || c.Proxy.Mode == "" || (c.Proxy.Mode == ProxyCustom) != (c.Proxy.URL != "") || len(c.Proxy.Auth) == 0 {
 		t.Fatalf("%+v", c)

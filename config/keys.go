@@ -10,7 +10,7 @@ import (
 type key struct {
 	path  string // proxy.password_file
 	usage string // empty: it has no flag
-	list  bool
+	list  bool   // of values, or of mappings without a short form
 	typ   reflect.Type
 	short string
 }
@@ -36,7 +36,7 @@ func keysOf(raw any) []key {
 			}
 			keys = append(keys, key{
 				path: prefix + f.name, usage: f.usage, typ: f.typ, short: f.short,
-				list: f.typ.Kind() == reflect.Slice,
+				list: f.typ.Kind() == reflect.Slice && (f.short == "" || f.typ.Elem().Kind() != reflect.Struct),
 			})
 		}
 	}
@@ -48,7 +48,8 @@ func keysOf(raw any) []key {
 type field struct {
 	name, usage string
 	// short says what a single text stands for: "list", a list with that one
-	// value; else the name of the key of the mapping that it is written to.
+	// value; else the name of the key of the mapping that it is written to. A list
+	// of mappings with a short form may be one mapping, too.
 	short string
 	// hidden keys are only written by short forms.
 	hidden bool

@@ -184,7 +184,7 @@ func flagSource(fs *pflag.FlagSet, keys []key) *source {
 // put sets a key to what the text of a variable or a flag says.
 func (s *source) put(where string, k key, text string) {
 	switch {
-	case k.typ.Kind() == reflect.Slice && k.typ.Elem().Kind() == reflect.Struct:
+	case k.typ.Kind() == reflect.Slice && k.typ.Elem().Kind() == reflect.Struct && k.list:
 		d := &decoder{source: s, at: func(int) string { return where }}
 		if root := d.parse([]byte(text)); root != nil {
 			if value, ok := d.value(k.path, root, k.typ, ""); ok {

@@ -51,7 +51,7 @@ func TestReferenceConnector(t *testing.T) {
 	}
 	both := []IngressKind{IngressRelay, IngressClient}
 	want := &Connector{
-		Relay:    &Endpoint{Host: "relay.example.com"},
+		Relays:   []Endpoint{{Host: "relay.example.com"}},
 		StateDir: "/var/lib/ebbgate-connector",
 		Proxy: Proxy{
 			Mode: ProxyCustom, URL: "http://proxy.corp.example:8080",

@@ -165,16 +165,26 @@ func (d *decoder) value(path string, n *yaml.Node, typ reflect.Type, short strin
 	}
 	if short != "" && n.Kind == yaml.ScalarNode {
 		text, ok := d.text(path, n)
-		if ok && short != "list" {
-			return map[string]any{short: text}, true
+		switch {
+		case short == "list":
+			return []any{text}, ok
+		case typ.Kind() == reflect.Slice:
+			return shorts(short, text), ok
 		}
-		return []any{text}, ok
+		return map[string]any{short: text}, ok
 	}
 	switch typ.Kind() {
 	case reflect.Struct:
 		m := d.mapping(path, n, typ)
 		return m, m != nil
 	case reflect.Slice:
+		element := "" // the short form of an element
+		if short != "" && short != "list" {
+			if element = short; n.Kind == yaml.MappingNode {
+				m := d.mapping(path, n, typ.Elem())
+				return []any{m}, m != nil
+			}
+		}
 		if n.Kind != yaml.SequenceNode {
 			example := "[" + printable(n.Value) + "]"
 			if n.Kind != yaml.ScalarNode {
@@ -189,7 +199,7 @@ func (d *decoder) value(path string, n *yaml.Node, typ reflect.Type, short strin
 			d.where[at] = d.at(c.Line)
 			if c.ShortTag() == "!!null" {
 				d.add(d.at(c.Line), at, "is empty", "")
-			} else if v, ok := d.value(at, c, typ.Elem(), ""); ok {
+			} else if v, ok := d.value(at, c, typ.Elem(), element); ok {
 				list = append(list, v)
 			}
 		}
@@ -211,6 +221,15 @@ func (d *decoder) value(path string, n *yaml.Node, typ reflect.Type, short strin
 		return d.text(path, n)
 	}
 	panic(fmt.Sprintf("config: BUG: no decoding for %v", typ))
+}
+
+// shorts makes a list of short forms of a text with commas, as variables and
+// flags have it.
+func shorts(short, text string) (list []any) {
+	for _, t := range strings.Split(text, ",") {
+		list = append(list, map[string]any{short: strings.TrimSpace(t)})
+	}
+	return list
 }
 
 func (d *decoder) text(path string, n *yaml.Node) (string, bool) {

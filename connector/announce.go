@@ -14,20 +14,19 @@ const (
 	announceLast  = time.Minute
 )
 
-// announce keeps the relay informed of the stores, until ctx ends. said is what
-// the session's hello told.
-func (r *running) announce(ctx context.Context, s *tunnel.Session, said *settings) {
-	said.announced()
+// announce keeps a relay informed of the stores, until ctx ends. said is what the
+// session's hello told.
+func (r *running) announce(ctx context.Context, e *entry, said *settings) {
 	pause := announceFirst
 	for {
 		set, changed := r.latest()
 		var again <-chan time.Time
 		if set != said {
-			if err := r.tell(ctx, s, said, set); err == nil {
+			if err := r.tell(ctx, e.session, said, set); err == nil {
 				said, pause = set, announceFirst
-				set.announced()
+				r.sessions.told(e, set.number)
 			} else if ctx.Err() == nil {
-				r.logger.Warn("the relay was not told the changed stores", append(attrs(err), "again_in", pause)...)
+				r.logger.Warn("the relay was not told the changed stores", append(attrs(err), "relay", e.relay, "again_in", pause)...)
 				again = time.After(pause)
 				pause = min(2*pause, announceLast)
 			}

@@ -22,7 +22,7 @@ type Changes struct {
 	// Restart are the keys that say something else than what the connector was
 	// started with, and keep their old value until it is restarted.
 	Restart []string `json:"restart"`
-	// Announced is true once the relay knows the stores that are in force.
+	// Announced is true once the relays know the stores that are in force.
 	Announced bool `json:"announced"`
 	// Moving is true where the sessions still use the way before: they move when
 	// the new way works, and, with resume_grace 0, no stream is open.
@@ -65,7 +65,7 @@ func compare(first, was, next *config.Connector) *Changes {
 			c.Keys = append(c.Keys, key)
 		}
 	}
-	live("relay", was.Relay, next.Relay)
+	live("relay", was.Relays, next.Relays)
 	live("carriers", was.Carriers, next.Carriers)
 	live("proxy", was.Proxy, next.Proxy)
 	live("log.level", was.Log.Level, next.Log.Level)
@@ -77,7 +77,7 @@ func compare(first, was, next *config.Connector) *Changes {
 }
 
 // liveFields are those of config.Connector that a reload takes over.
-var liveFields = []string{"Relay", "Carriers", "Proxy", "Stores", "Log"}
+var liveFields = []string{"Relays", "Carriers", "Proxy", "Stores", "Log"}
 
 // restartKeys are the keys of which next has another value than the connector was
 // started with, and which a reload does not take over: every one that is not

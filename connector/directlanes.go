@@ -76,7 +76,11 @@ func (r *running) openLane(ctx context.Context, s *tunnel.Session, m tunnel.Open
 	if serving == nil {
 		return tunnel.Errorf("lanes-limit", "node", "streams go on over the lanes that there are", "the node has %d direct lanes, which is the most", maxDirectLanes)
 	}
-	route := r.laneRoute(s)
+	route := r.sessions.routeOf(s)
+	if route == nil {
+		r.direct.leave()
+		return failure("session-lost", "relay", nil, "the ingress asks again", "the session that asked for the lane is over")
+	}
 	lane, err := route.way.NodeLane(ctx, s.Link().Carrier(), m.Token, r.id.laneTLS(ingress))
 	if err != nil {
 		r.direct.leave()
@@ -100,12 +104,4 @@ func (r *running) openLane(ctx context.Context, s *tunnel.Session, m tunnel.Open
 		}
 	}()
 	return nil
-}
-
-// laneRoute is the way of the session that asked.
-func (r *running) laneRoute(s *tunnel.Session) *route {
-	if route := r.sessions.routeOf(s); route != nil {
-		return route
-	}
-	return r.route()
 }

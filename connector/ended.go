@@ -53,7 +53,7 @@ func (r *running) ended(peer string, req bundle.Request, report bundle.Report) {
 // awaitControl waits for a control session.
 func (r *running) awaitControl(ctx context.Context) (*tunnel.Session, error) {
 	for {
-		session, changed := r.sessions.control()
+		session, changed := r.sessions.anyControl()
 		if session != nil {
 			return session, nil
 		}

@@ -48,6 +48,7 @@ type fakeRelay struct {
 	renew   func(tunnel.RenewCert) error
 	config  func(tunnel.NodeConfig) error
 	hello   tunnel.Hello
+	relays  []tunnel.RelayInfo // what it tells at enrolments
 	counter int
 	keys    [][]byte // CSRs that were signed
 	live    map[*visit]bool
@@ -62,6 +63,7 @@ type visit struct {
 
 type relayOptions struct {
 	noTLS, noQUIC bool
+	name          string           // of its identity; empty: r1
 	ca            *certs.Authority // nil: a new one
 	tlsAddr       string
 	quicAddr      string
@@ -80,7 +82,7 @@ func startRelay(t testing.TB, opt relayOptions) *fakeRelay {
 	}
 	r := &fakeRelay{
 		t: t, ahead: opt.ahead, ca: opt.ca, secret: certs.NewSecret(), life: 24 * time.Hour, live: make(map[*visit]bool),
-		id:     certs.Identity{TrustDomain: opt.ca.TrustDomain(), Role: certs.RoleRelay, Name: "r1"},
+		id:     certs.Identity{TrustDomain: opt.ca.TrustDomain(), Role: certs.RoleRelay, Name: cmpOr(opt.name, "r1")},
 		holder: new(certs.Holder), visits: make(chan *visit, 64), beats: make(chan tunnel.Heartbeat, 64),
 	}
 	key, chain := r.issue(r.id, nil, 24*time.Hour)
@@ -312,7 +314,7 @@ func (r *fakeRelay) sign(s *tunnel.Session, id certs.Identity, csr, proof []byte
 
 func (r *fakeRelay) answerEnrol(s *tunnel.Session, req tunnel.Enrol) (any, error) {
 	r.mu.Lock()
-	hook, counter := r.enrol, r.counter
+	hook, counter, relays := r.enrol, r.counter, r.relays
 	r.mu.Unlock()
 	if hook != nil {
 		if err := hook(req); err != nil {
@@ -336,7 +338,7 @@ func (r *fakeRelay) answerEnrol(s *tunnel.Session, req tunnel.Enrol) (any, error
 		return nil, err
 	}
 	return &tunnel.Enrolled{
-		Identity: id.String(), Chain: chain, Roots: [][]byte{r.ca.Certificate().Raw}, Host: "relay.example", Ports: r.ports(), Counter: counter,
+		Identity: id.String(), Chain: chain, Roots: [][]byte{r.ca.Certificate().Raw}, Host: "relay.example", Ports: r.ports(), Counter: counter, Relays: relays,
 	}, nil
 }
 

@@ -17,6 +17,13 @@ func (r *running) handle(ctx context.Context, s *tunnel.Session, typ string, bod
 	case tunnel.TypeDrain:
 		r.logger.Info("the relay stops")
 		return nil, nil
+	case tunnel.TypeRelays:
+		var m tunnel.Relays
+		if err := json.Unmarshal(body, &m); err != nil {
+			return nil, tunnel.Errorf("message-malformed", "node", "use the same version at both ends", "%s: %v", typ, err)
+		}
+		r.learn(s)
+		return nil, nil
 	case tunnel.TypeStoreTest:
 		return r.testStore(ctx, body)
 	case tunnel.TypeOpenLane:

@@ -2,6 +2,7 @@ package connector
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/ebbgate/ebbgate/tunnel"
@@ -15,13 +16,14 @@ const (
 	moveLast = time.Minute
 )
 
-// move has the sessions go over to the route of a changed configuration: the old
+// move has the sessions go over to the routes of a changed configuration: the old
 // session ends when the new one is up, and streams go on over that. Where streams
 // do not outlive their session, it waits until none is open.
 func (r *running) move(ctx context.Context) error {
 	pause := moveLook
 	for moved := true; ; {
 		_, changed := r.latest()
+		relays := r.roster.Changed()
 		wait, next := moveLook, pause
 		if !r.moving() && !moved {
 			r.rerouted()
@@ -42,6 +44,8 @@ func (r *running) move(ctx context.Context) error {
 			return nil
 		case <-changed:
 			next = moveLook
+		case <-relays:
+			next = moveLook
 		case <-timer:
 		}
 		pause = next
@@ -50,33 +54,47 @@ func (r *running) move(ctx context.Context) error {
 
 // moving tells whether a session uses another route than the one of now.
 func (r *running) moving() bool {
-	return r.outdated(tunnel.RoleControl) || r.outdated(tunnel.RoleBulk)
-}
-
-// outdated tells whether the newest session of a role does.
-func (r *running) outdated(role string) bool {
-	e := r.sessions.newest(role)
-	return e != nil && e.route != r.route()
-}
-
-// again has the keepers dial at once where there is no session, and look for a
-// better one where there is.
-func (r *running) again() {
-	for _, c := range []chan struct{}{r.againControl, r.againBulk} {
-		select {
-		case c <- struct{}{}:
-		default: // it was asked already
+	for _, p := range r.relays {
+		if p.outdated(tunnel.RoleControl) || p.outdated(tunnel.RoleBulk) {
+			return true
 		}
 	}
+	return false
 }
 
-// replacement makes a link by the route of now for a session that uses another
-// one.
-func (r *running) replacement(ctx context.Context, dial func(*route) (tunnel.Link, error)) (tunnel.Link, error) {
-	link, err := r.take(dial)
-	if err != nil && ctx.Err() == nil {
-		r.note(err)
-		r.logger.Warn("the new way to the relay does not work, the session stays on the one before", attrs(err)...)
+// again has every keeper of sessions try at once.
+func (r *running) again() {
+	for _, p := range r.relays {
+		p.again()
 	}
-	return link, err
+}
+
+// learn takes what the relay of a session tells of the relays.
+func (r *running) learn(s *tunnel.Session) {
+	r.learning.Lock()
+	defer r.learning.Unlock()
+	if r.roster.Learn(tunnel.KnownRelays(s.Relays(), r.id.name.TrustDomain)) {
+		r.logger.Info("the relays are others now", "relays", hostPorts(r.roster.All()))
+	}
+}
+
+// remember keeps what relays told of each other in the registration, for the next
+// start: then one may be there that is not now.
+func (r *running) remember(ctx context.Context) error {
+	written := r.registration.Relays
+	for {
+		changed := r.roster.Changed()
+		if told := r.roster.Told(); !slices.Equal(told, written) {
+			next := *r.registration
+			next.Relays, written = told, told
+			if err := r.dir.saveRegistration(&next); err != nil {
+				r.logger.Warn("where the relays are was not saved", attrs(saveError(r.dir.path, err))...)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
 }

@@ -208,8 +208,8 @@ func TestBetterCarrierWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	// UDP does not work at first.
-	quicPort := n.route().way.Endpoint.QUICPort
-	n.route().way.Endpoint.QUICPort = 0
+	quicPort := n.relays[0].route().way.Endpoint.QUICPort
+	n.relays[0].route().way.Endpoint.QUICPort = 0
 	ctx, cancel := context.WithCancel(t.Context())
 	over := make(chan error, 1)
 	go func() { over <- n.run(ctx) }()
@@ -219,20 +219,20 @@ func TestBetterCarrierWaits(t *testing.T) {
 	if len(n.sessions.all()) != 2 {
 		t.Errorf("%d sessions", len(n.sessions.all()))
 	}
-	probe := newWay(opt.File, n.route().to, c.proxy, nil, n.id.sessionTLS, c.logger)
+	probe := newWay(opt.File, n.relays[0].route().to, c.proxy, nil, n.id.sessionTLS, c.logger)
 	probe.Endpoint.QUICPort = quicPort
 	s, err := r.open(t.Context(), r.node("n1"), "echo", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if link, err := n.better(ctx, tunnel.TLS); err != errBusy || link != nil {
+	if link, err := n.relays[0].better(ctx, tunnel.TLS); err != errBusy || link != nil {
 		t.Errorf("better: %v, %v", link, err)
 	}
 	link, err := probe.Better(ctx, tunnel.TLS)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.serve(ctx, link, tunnel.RoleControl, func() { t.Error("took over") }); err != errBusy {
+	if err := n.relays[0].serve(ctx, link, tunnel.RoleControl, func() { t.Error("took over") }); err != errBusy {
 		t.Errorf("serve: %v", err)
 	}
 	if got := exchange(t, s, 1000); got.Reason != bundle.CodeOK {
@@ -245,7 +245,7 @@ func TestBetterCarrierWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	up, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- n.serve(ctx, link, tunnel.RoleControl, func() { close(up) }) }()
+	go func() { ended <- n.relays[0].serve(ctx, link, tunnel.RoleControl, func() { close(up) }) }()
 	<-up
 	// On QUIC there is no bulk session.
 	for deadline := time.Now().Add(20 * time.Second); ; {

@@ -1,12 +1,10 @@
 package connector
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,7 +24,7 @@ type Options struct {
 	// File is the checked configuration: state directory, carriers and proxy
 	// are used.
 	File *config.Connector
-	// Relay is where to register; nil: as File says.
+	// Relay is where to register; nil: as File says, at the first that answers.
 	Relay *config.Endpoint
 	// KeyFile holds the gateway's authentication key; "-" is Stdin.
 	KeyFile string
@@ -70,7 +68,7 @@ func Register(ctx context.Context, opt Options) (*Registered, error) {
 	if err != nil {
 		return nil, err
 	}
-	to, err := opt.endpoint()
+	relays, err := opt.endpoints()
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +90,7 @@ func Register(ctx context.Context, opt Options) (*Registered, error) {
 	if err := dir.probe(identityRoom); err != nil {
 		return nil, err
 	}
-	saved, reg, carrier, err := opt.enrol(ctx, dir, to, name, key)
+	saved, reg, carrier, err := opt.enrol(ctx, dir, relays, name, key)
 	if err != nil {
 		return nil, err
 	}
@@ -112,25 +110,32 @@ func Register(ctx context.Context, opt Options) (*Registered, error) {
 	}
 	return &Registered{
 		Identity: id.String(), Tenant: id.Tenant, Gateway: id.Gateway, Node: id.Name,
-		Relay: hostPort(reg.endpoint(nil)), Carrier: string(carrier), StateDir: dir.path, CertificateExpires: leaf.NotAfter,
+		Relay: hostPort(reg.endpoint()), Carrier: string(carrier), StateDir: dir.path, CertificateExpires: leaf.NotAfter,
 	}, nil
 }
 
-// endpoint is where to register. QUIC is tried at the port of TLS where nothing
+// given are the relays that somebody named.
+func (o *Options) given() []config.Endpoint {
+	if o.Relay != nil {
+		return []config.Endpoint{*o.Relay}
+	}
+	return o.File.Relays
+}
+
+// endpoints are where to register. QUIC is tried at the port of TLS where nothing
 // else is said: that is how relays listen.
-func (o *Options) endpoint() (config.Endpoint, error) {
-	given := o.Relay
-	if given == nil {
-		given = o.File.Relay
+func (o *Options) endpoints() (list []tunnel.Endpoint, err error) {
+	for _, e := range o.given() {
+		if e.Host == "" {
+			continue
+		}
+		port := cmp.Or(e.TLS, defaultPort)
+		list = append(list, tunnel.Endpoint{Host: e.Host, TLSPort: port, QUICPort: cmp.Or(e.QUIC, port), HTTPPort: cmp.Or(e.HTTP, defaultHTTPPort)})
 	}
-	if given == nil || given.Host == "" {
-		return config.Endpoint{}, failure("relay-missing", "config", nil, "say where the relay is: --relay HOST[:PORT]", "no relay is given")
+	if len(list) == 0 {
+		return nil, failure("relay-missing", "config", nil, "say where the relay is: --relay HOST[:PORT]", "no relay is given")
 	}
-	e := *given
-	e.TLS = cmp.Or(e.TLS, defaultPort)
-	e.QUIC = cmp.Or(e.QUIC, e.TLS)
-	e.HTTP = cmp.Or(e.HTTP, defaultHTTPPort)
-	return e, nil
+	return list, nil
 }
 
 // unregistered is nil where there is no registration yet.
@@ -142,30 +147,46 @@ func unregistered(dir string) error {
 	}
 	who := "a node"
 	if r, err := parseRegistration(raw); err == nil {
-		who = fmt.Sprintf("%s at the relay %s", r.Identity, hostPort(r.endpoint(nil)))
+		who = fmt.Sprintf("%s at the relay %s", r.Identity, hostPort(r.endpoint()))
 	}
 	return failure("already-registered", "registration", nil,
 		fmt.Sprintf("run it: ebbgate connector run. To make another node of it, stop the connector, remove %s and register under a new --name", dir),
 		"this machine is registered already, as %s (%s)", who, filepath.Join(dir, fileRegistration))
 }
 
-// enrol trades the key for an identity.
-func (o *Options) enrol(ctx context.Context, dir *stateDir, to config.Endpoint, name string, key certs.Key) (*certs.Saved, *registration, tunnel.Carrier, error) {
+// reach makes a link to the first relay that answers, and tells which one of those
+// that were named that is.
+func (o *Options) reach(ctx context.Context, dir *stateDir, relays []tunnel.Endpoint, key certs.Key) (link tunnel.Link, which int, err error) {
 	proxy, err := newProxy(o.File, o.Environment, o.Logger)
 	if err != nil {
-		return nil, nil, "", err
+		return nil, 0, err
 	}
+	var failed []error
+	for i, to := range relays {
+		way := newWay(o.File, to, proxy, newCarrierMemory(dir, o.Logger).of(to), func() *tls.Config {
+			return certs.PinnedConfig(key.Pin, []string{tunnel.ALPN}, nil)
+		}, o.Logger)
+		if link, err = way.Dial(ctx); err == nil {
+			return link, i, nil
+		}
+		if failed = append(failed, err); len(relays) > 1 {
+			o.Logger.Warn("this relay cannot be reached", append(attrs(err), "relay", hostPort(to))...)
+		}
+	}
+	return nil, 0, failed[0]
+}
+
+// enrol trades the key for an identity.
+func (o *Options) enrol(ctx context.Context, dir *stateDir, relays []tunnel.Endpoint, name string, key certs.Key) (*certs.Saved, *registration, tunnel.Carrier, error) {
 	private, err := dir.enrolmentKey()
 	if err != nil {
 		return nil, nil, "", err
 	}
-	way := newWay(o.File, to, proxy, newCarrierMemory(dir, o.Logger), func() *tls.Config {
-		return certs.PinnedConfig(key.Pin, []string{tunnel.ALPN}, nil)
-	}, o.Logger)
-	link, err := way.Dial(ctx)
+	link, which, err := o.reach(ctx, dir, relays, key)
 	if err != nil {
 		return nil, nil, "", err
 	}
+	to, given := relays[which], o.given()[which]
 	relay, carrier := peerOf(link), link.Carrier()
 	o.Logger.Info("registering", "relay", hostPort(to), "carrier", carrier, "name", name)
 	answer, err := tunnel.EnrolOver(ctx, link, private, tunnel.Enrol{Kind: tunnel.EnrolNode, GatewayID: key.GatewayID, Secret: key.Secret, Name: name}, o.Software)
@@ -178,22 +199,19 @@ func (o *Options) enrol(ctx context.Context, dir *stateDir, to config.Endpoint, 
 	}
 	reg := &registration{
 		Version: registrationVersion, Identity: answer.Identity, Relay: to.Host,
-		TLS: to.TLS, QUIC: answer.Ports.QUIC, HTTP: answer.Ports.HTTP, Registered: time.Now().UTC().Truncate(time.Second),
+		TLS: to.TLSPort, QUIC: answer.Ports.QUIC, HTTP: answer.Ports.HTTP, Registered: time.Now().UTC().Truncate(time.Second),
+		Relays: tunnel.KnownRelays(answer.Relays, relay.TrustDomain),
 	}
 	// A port that worked, or that a person gave, is right from here; the others
 	// are as the relay says.
-	given := o.Relay
-	if given == nil {
-		given = o.File.Relay
-	}
 	if carrier != tunnel.TLS && carrier != tunnel.WSS && given.TLS == 0 {
-		reg.TLS = cmp.Or(answer.Ports.TLS, to.TLS)
+		reg.TLS = cmp.Or(answer.Ports.TLS, to.TLSPort)
 	}
 	if carrier == tunnel.QUIC || given.QUIC != 0 {
-		reg.QUIC = to.QUIC
+		reg.QUIC = to.QUICPort
 	}
 	if carrier == tunnel.WS || given.HTTP != 0 {
-		reg.HTTP = to.HTTP
+		reg.HTTP = to.HTTPPort
 	}
 	return saved, reg, carrier, nil
 }
@@ -229,16 +247,10 @@ func checkEnrolled(saved *certs.Saved, answer *tunnel.Enrolled, relay certs.Iden
 
 // saveNode writes a new node, all of it or nothing.
 func (d *stateDir) saveNode(reg *registration, saved *certs.Saved) error {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetIndent("", "  ")
-	if err := e.Encode(reg); err != nil {
-		return err
-	}
 	if err := certs.SaveIdentity(d.path, saved); err != nil {
 		return err
 	}
-	if err := d.replace(fileRegistration, b.Bytes()); err != nil {
+	if err := d.saveRegistration(reg); err != nil {
 		_ = d.remove(certs.IdentityFile)
 		_ = d.remove(fileRegistration)
 		return err

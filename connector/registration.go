@@ -2,6 +2,7 @@ package connector
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/json"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/config"
+	"github.com/ebbgate/ebbgate/tunnel"
 )
 
 // registration is registration.json: which node this machine is, and where its
@@ -26,6 +28,9 @@ type registration struct {
 	QUIC       int       `json:"quic,omitempty"`
 	HTTP       int       `json:"http,omitempty"`
 	Registered time.Time `json:"registered"`
+	// Relays are all of the instance, as one of them told last; empty: there is
+	// only that one.
+	Relays []tunnel.RelayInfo `json:"relays,omitempty"`
 }
 
 const registrationVersion = 1
@@ -57,6 +62,7 @@ func parseRegistration(raw []byte) (*registration, error) {
 	case r.Relay == "" || !port(r.TLS) || !port(r.QUIC) || !port(r.HTTP) || r.TLS == 0:
 		return nil, errors.New("it does not say where the relay is")
 	}
+	r.Relays = tunnel.KnownRelays(r.Relays, id.TrustDomain)
 	return r, nil
 }
 
@@ -117,23 +123,32 @@ func savedIdentity(s *certs.Saved) (certs.Identity, error) {
 	return certs.CertificateIdentity(c.Leaf)
 }
 
-// endpoint is where the relay is: what the configuration says comes first.
-func (r *registration) endpoint(override *config.Endpoint) config.Endpoint {
-	e := config.Endpoint{Host: r.Relay, TLS: r.TLS, QUIC: r.QUIC, HTTP: r.HTTP}
-	if override == nil {
-		return e
+// endpoint is where the relay was when the node was registered.
+func (r *registration) endpoint() tunnel.Endpoint {
+	return tunnel.Endpoint{Host: r.Relay, TLSPort: r.TLS, QUICPort: r.QUIC, HTTPPort: r.HTTP}
+}
+
+// seeds are the relays that the configuration names, with the registration's
+// ports where it names none; else the registration's. only: there are no others.
+func (r *registration) seeds(named []config.Endpoint) (list []tunnel.Endpoint, only bool) {
+	if len(named) == 0 {
+		return []tunnel.Endpoint{r.endpoint()}, false
 	}
-	e.Host = override.Host
-	if override.TLS != 0 {
-		e.TLS = override.TLS
+	for _, e := range named {
+		list = append(list, tunnel.Endpoint{
+			Host: e.Host, TLSPort: cmp.Or(e.TLS, r.TLS), QUICPort: cmp.Or(e.QUIC, r.QUIC), HTTPPort: cmp.Or(e.HTTP, r.HTTP),
+		})
 	}
-	if override.QUIC != 0 {
-		e.QUIC = override.QUIC
+	return list, len(list) > 1
+}
+
+// saveRegistration writes what is known of the relays now.
+func (d *stateDir) saveRegistration(r *registration) error {
+	raw, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
 	}
-	if override.HTTP != 0 {
-		e.HTTP = override.HTTP
-	}
-	return e
+	return d.replace(fileRegistration, append(raw, '\n'))
 }
 
 // enrolmentKey is the key that this machine registers with: the one of an

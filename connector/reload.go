@@ -120,13 +120,15 @@ func (r *running) reload(ctx context.Context, cause string) reloaded {
 		changes.Moving = r.moving()
 		return reloaded{set: was, changes: changes}
 	}
-	if changes.reroutes() {
-		r.look(ctx, next.route) // what must not be dialled is known before it is used
+	if changes.reroutes() { // what must not be dialled is known before it is used
+		for _, to := range next.seeds {
+			r.look(ctx, to, next.proxy)
+		}
 	}
 	if r.cfg.Level != nil {
 		r.cfg.Level.Set(next.file.Log.Level)
 	}
-	r.put(next)
+	r.put(next, changes.reroutes())
 	r.metrics.reloads.WithLabelValues("ok").Inc()
 	log.Info("the configuration was read again and is in force", "stores_added", changes.StoresAdded, "stores_removed", changes.StoresRemoved,
 		"stores_changed", changes.StoresChanged, "keys", changes.Keys, "restart_needed", changes.Restart)
@@ -162,17 +164,13 @@ func (r *running) prepare(was *settings) (*settings, *Changes, error) {
 	if err := announceable(file.Stores); err != nil {
 		return nil, nil, err
 	}
-	proxy := was.route.proxy
+	proxy := was.proxy
 	if slices.Contains(changes.Keys, "proxy") {
 		if proxy, err = newProxy(file, r.cfg.Environment, r.logger); err != nil {
 			return nil, nil, err
 		}
 	}
-	next := r.newSettings(file, proxy)
-	if !changes.reroutes() {
-		next.route = was.route
-	}
-	return next, changes, nil
+	return r.newSettings(file, proxy, was.number+1), changes, nil
 }
 
 // announceable checks that a message has room for the stores.
@@ -239,16 +237,22 @@ func (r *running) askReload(ctx context.Context) (*Changes, error) {
 	}
 	timer := time.NewTimer(announceTimeout)
 	defer timer.Stop()
-	if session, _ := r.sessions.control(); session == nil {
+	if session, _ := r.sessions.anyControl(); session == nil {
 		timer.Reset(0)
 	}
-	select {
-	case <-done.set.told:
-		done.changes.Announced = true
-	case <-timer.C:
-	case <-ctx.Done():
+	for {
+		told, changed := r.sessions.informed(done.set.number)
+		if done.changes.Announced = told; told {
+			return done.changes, nil
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return done.changes, nil
+		case <-ctx.Done():
+			return done.changes, nil
+		}
 	}
-	return done.changes, nil
 }
 
 // Text says what a reload changed, for people, in lines.

@@ -24,7 +24,7 @@ import (
 
 func TestCompare(t *testing.T) {
 	first := &config.Connector{
-		StateDir: "/a", Relay: &config.Endpoint{Host: "relay.example"}, Proxy: config.Proxy{Mode: config.ProxyNone},
+		StateDir: "/a", Relays: []config.Endpoint{{Host: "relay.example"}}, Proxy: config.Proxy{Mode: config.ProxyNone},
 		Stores: []config.Store{{Name: "a", Host: "a", Port: 1}, {Name: "b", Host: "b", Port: 2}, {Name: "c", Host: "c", Port: 3}},
 	}
 	change := func(do func(*config.Connector)) *config.Connector {
@@ -44,10 +44,10 @@ func TestCompare(t *testing.T) {
 			c.Stores = []config.Store{{Name: "e"}, {Name: "d"}, {Name: "b", Host: "b", Port: 2, Jobs: []string{"nightly"}}, c.Stores[2]}
 		}), Changes{StoresAdded: []string{"d", "e"}, StoresRemoved: []string{"a"}, StoresChanged: []string{"b"}}},
 		{"keys", change(func(c *config.Connector) {
-			c.Relay = &config.Endpoint{Host: "relay.example", TLS: 8443}
+			c.Relays = []config.Endpoint{{Host: "relay.example", TLS: 8443}}
 			c.Proxy.Bypass, c.Carriers, c.Log.Level = []string{"a"}, []config.Carrier{config.CarrierTLS}, slog.LevelDebug
 		}), Changes{Keys: []string{"carriers", "log.level", "proxy", "relay"}}},
-		{"an equal endpoint", change(func(c *config.Connector) { c.Relay = &config.Endpoint{Host: "relay.example"} }), Changes{}},
+		{"an equal endpoint", change(func(c *config.Connector) { c.Relays = []config.Endpoint{{Host: "relay.example"}} }), Changes{}},
 		{"restart", change(func(c *config.Connector) { c.StateDir, c.Log.Format = "/b", config.LogJSON }), Changes{Restart: []string{"log.format", "state_dir"}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

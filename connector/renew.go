@@ -32,7 +32,7 @@ func (r *running) renew(ctx context.Context) error {
 	pause := renewFirst
 	var key ed25519.PrivateKey // of a renewal that was not answered yet
 	for {
-		session, changed := r.sessions.control()
+		session, changed := r.sessions.anyControl()
 		err := r.save()
 		if err == nil && !r.clock.now().Before(r.id.dueAt()) {
 			if key, err = r.renewOnce(ctx, session, key); err == nil {
@@ -121,10 +121,19 @@ func (r *running) renewOnce(ctx context.Context, s *tunnel.Session, key ed25519.
 
 // comeBack gets a certificate for a node whose last one expired, by proving the
 // key that the relay knows.
-func (r *running) comeBack(ctx context.Context) error {
+func (r *running) comeBack(ctx context.Context, route *route) error {
+	select {
+	case r.returning <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-r.returning }()
+	if !r.id.expired() {
+		return nil // another relay gave it
+	}
 	saved, _ := r.id.current()
 	r.logger.Warn("the certificate has expired: coming back with the registered key", "expired", r.id.expires())
-	link, err := r.route().back.Dial(ctx)
+	link, err := route.back.Dial(ctx)
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,11 @@ func (r *running) renewed() {
 // rerouted has the direct lanes replaced that went another way than the sessions
 // go now.
 func (r *running) rerouted() {
-	now := r.route()
-	r.node.Replace(bundle.CodeMoved, func(i bundle.LaneInfo) bool { return i.Direct && i.Over != now })
+	now := make(map[any]bool)
+	for _, p := range r.relays {
+		if route := p.used(); route != nil {
+			now[route] = true
+		}
+	}
+	r.node.Replace(bundle.CodeMoved, func(i bundle.LaneInfo) bool { return i.Direct && !now[i.Over] })
 }

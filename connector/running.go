@@ -29,12 +29,14 @@ type running struct {
 	guards       *guards
 	gate         *gate
 	node         *bundle.Node
+	roster       *tunnel.Roster
+	relays       [tunnel.Places]*relay
 	since        time.Time
 
 	set atomic.Pointer[settings] // what is in force; put replaces it
 
-	questions               chan question
-	againControl, againBulk chan struct{} // ask the keepers of the sessions
+	questions chan question
+	returning chan struct{} // capacity 1: held while an expired certificate is replaced
 
 	scraped net.Listener // where metrics are served; nil: nowhere
 
@@ -47,14 +49,15 @@ type running struct {
 	ready    sync.Once
 	looked   chan struct{} // closed once the relay and the proxy were resolved, or not
 
+	learning sync.Mutex // held from what a relay told until the roster has it
+
 	mu sync.Mutex
 	// guarded by mu
-	last      *Failure               // what went wrong last
-	notBefore time.Time              // of the next attempt, as the relay asked
-	taken     map[tunnel.Link]*route // by links that are not served yet
-	replaced  chan struct{}          // closed when set is replaced
-	refused   *Failure               // why the newest configuration is not in force
-	restart   []string               // keys that wait for a restart
+	last     *Failure                   // what went wrong last
+	routes   map[tunnel.Endpoint]*route // of the settings that are in force
+	replaced chan struct{}              // closed when set is replaced
+	refused  *Failure                   // why the newest configuration is not in force
+	restart  []string                   // keys that wait for a restart
 }
 
 func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Saved) (*running, error) {
@@ -65,10 +68,15 @@ func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Sav
 	}
 	r := &running{
 		Connector: c, dir: dir, registration: reg, memory: newCarrierMemory(dir, c.logger), id: id, clock: clk, guards: new(guards),
-		since: time.Now().UTC(), sessions: newSessions(), looked: make(chan struct{}), taken: make(map[tunnel.Link]*route),
-		questions: make(chan question), againControl: make(chan struct{}, 1), againBulk: make(chan struct{}, 1), replaced: make(chan struct{}),
+		since: time.Now().UTC(), sessions: newSessions(), looked: make(chan struct{}), routes: make(map[tunnel.Endpoint]*route),
+		questions: make(chan question), returning: make(chan struct{}, 1), replaced: make(chan struct{}),
 	}
-	r.set.Store(r.newSettings(c.cfg.File, c.proxy))
+	set := r.newSettings(c.cfg.File, c.proxy, 1)
+	r.set.Store(set)
+	r.roster = tunnel.NewRoster(set.seeds, set.only, reg.Relays)
+	for i := range r.relays {
+		r.relays[i] = newRelay(r, i)
+	}
 	r.gate = &gate{
 		self: id.name, verifier: grant.NewVerifier(id.name, id.trust), find: r.store,
 		dialer: &dialer{resolver: c.cfg.Resolver, guards: r.guards}, looked: r.looked,
@@ -85,7 +93,7 @@ func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Sav
 // run serves until ctx ends or until a session fails for good.
 func (r *running) run(ctx context.Context) error {
 	log := r.logger.With("node", r.id.name.String())
-	log.Info("connector starts", "relay", hostPort(r.route().to), "incarnation", r.incarnationText(), "stores", len(r.set.Load().stores), "certificate_expires", r.id.expires())
+	log.Info("connector starts", "relays", hostPorts(r.roster.All()), "incarnation", r.incarnationText(), "stores", len(r.set.Load().stores), "certificate_expires", r.id.expires())
 	// serving outlives ctx: ingresses are told over sessions that still stand.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -98,9 +106,12 @@ func (r *running) run(ctx context.Context) error {
 	group.Go(func() error { return r.renew(broken) })
 	group.Go(func() error { return r.keepConfig(broken) })
 	group.Go(func() error { return r.move(broken) })
-	group.Go(func() error { return r.keepControl(broken) })
-	group.Go(func() error { return r.keepBulk(broken) })
 	group.Go(func() error { r.ends.Run(broken); return nil })
+	group.Go(func() error { return r.remember(broken) })
+	for _, p := range r.relays {
+		group.Go(func() error { return p.keepControl(broken) })
+		group.Go(func() error { return p.keepBulk(broken) })
+	}
 	select {
 	case <-ctx.Done():
 		log.Info("connector stops", "streams", r.node.Streams())
@@ -131,37 +142,6 @@ func (r *running) serveStatus(ctx context.Context) error {
 	}
 	(&statusServer{report: r.report, reload: r.askReload, logger: r.logger}).run(ctx, ln)
 	return nil
-}
-
-// report is the answer to a question for the status.
-func (r *running) report() *Report {
-	set := r.set.Load()
-	proxy := r.used().proxy.Status()
-	_, unsaved := r.id.current()
-	rep := &Report{
-		Node: r.id.name.String(), Incarnation: r.incarnationText(), Software: r.cfg.Software, Since: r.since,
-		Relay: hostPort(set.route.to), Sessions: []SessionReport{}, Stores: []StoreReport{},
-		Proxy: proxy.Proxy, ProxyAuth: string(proxy.Auth), ProxyRefused: set.route.proxy.Status().Refused,
-		CertificateExpires: r.id.expires(), CertificateUnsaved: unsaved,
-		Runs: r.gate.runs.active(), Streams: r.node.Streams(), Config: r.configReport(),
-	}
-	for _, e := range r.sessions.all() {
-		s := SessionReport{
-			Role: e.role, Carrier: string(e.session.Link().Carrier()), Relay: e.relay, Remote: e.session.Link().RemoteAddr().String(),
-			Proxy: e.route.proxy.Status().Proxy, Since: e.since, RTTMillis: millis(e.session.RTT()),
-		}
-		rep.Sessions = append(rep.Sessions, s)
-		if e.role == tunnel.RoleControl {
-			rep.Online, rep.Carrier, rep.RTTMillis = true, s.Carrier, s.RTTMillis
-		}
-	}
-	for _, st := range set.file.Stores {
-		rep.Stores = append(rep.Stores, StoreReport{st.Name, address(st)})
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	rep.LastError = r.last
-	return rep
 }
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

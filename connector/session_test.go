@@ -332,7 +332,7 @@ func TestClock(t *testing.T) {
 // A relay that stops says when to come back.
 func TestSentAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &running{}
+		r := newRelay(&running{}, 0)
 		for _, tc := range []struct{ ms, want time.Duration }{{0, 0}, {1500, 1500 * time.Millisecond}, {1 << 40, maxPatience}} {
 			r.sentAway(tunnel.Drain{ReconnectAfterMS: int(tc.ms)})
 			start := time.Now()

@@ -16,6 +16,7 @@ type sessions struct {
 	mu sync.Mutex
 	// guarded by mu
 	list    []*entry // oldest first
+	turn    int      // of the relays, to be asked something
 	changed chan struct{}
 }
 
@@ -23,9 +24,13 @@ type sessions struct {
 type entry struct {
 	session *tunnel.Session
 	role    string
+	at      *relay
 	relay   string // identity
 	since   time.Time
 	route   *route
+
+	// guarded by the sessions' mu
+	said int // number of the settings whose stores the relay knows
 }
 
 func newSessions() *sessions { return &sessions{changed: make(chan struct{})} }
@@ -55,12 +60,12 @@ func (s *sessions) all() []*entry {
 	return slices.Clone(s.list)
 }
 
-// newest is the newest session of a role, or nil.
-func (s *sessions) newest(role string) (newest *entry) {
+// newest is a relay's newest session of a role, or nil.
+func (s *sessions) newest(at *relay, role string) (newest *entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.list {
-		if e.role == role {
+		if e.at == at && e.role == role {
 			newest = e
 		}
 	}
@@ -79,25 +84,66 @@ func (s *sessions) routeOf(session *tunnel.Session) *route {
 	return nil
 }
 
-// control is the newest control session, or nil; changed is closed at the next
-// change.
-func (s *sessions) control() (session *tunnel.Session, changed <-chan struct{}) {
+// control is a relay's newest control session, or nil; changed is closed at the
+// next change.
+func (s *sessions) control(at *relay) (session *tunnel.Session, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.list {
-		if e.role == tunnel.RoleControl {
+		if e.at == at && e.role == tunnel.RoleControl {
 			session = e.session
 		}
 	}
 	return session, s.changed
 }
 
-// finalCodes are refusals that trying again cannot mend.
-var finalCodes = []string{"node-unknown", "node-revoked", "identity-locked"}
+// anyControl is a control session, or nil: another relay's each time, so that one
+// that does not answer is not asked again and again.
+func (s *sessions) anyControl() (session *tunnel.Session, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	newest := make(map[*relay]*tunnel.Session)
+	var relays []*relay
+	for _, e := range s.list {
+		if e.role != tunnel.RoleControl {
+			continue
+		}
+		if newest[e.at] == nil {
+			relays = append(relays, e.at)
+		}
+		newest[e.at] = e.session
+	}
+	if len(relays) == 0 {
+		return nil, s.changed
+	}
+	s.turn++
+	return newest[relays[s.turn%len(relays)]], s.changed
+}
 
-func final(err error) bool {
-	var s spoken
-	return errors.As(err, &s) && slices.Contains(finalCodes, s.Code())
+// told notes that a relay knows the stores of settings.
+func (s *sessions) told(e *entry, number int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.said = number
+	s.changedLocked()
+}
+
+// informed tells whether each relay that there is a session with, at least one,
+// knows the stores of settings.
+func (s *sessions) informed(number int) (all bool, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, e := range s.list {
+		newer := slices.ContainsFunc(s.list[i+1:], func(o *entry) bool { return o.at == e.at && o.role == e.role })
+		if e.role != tunnel.RoleControl || newer {
+			continue
+		}
+		if e.said < number {
+			return false, s.changed
+		}
+		all = true
+	}
+	return all, s.changed
 }
 
 // errBusy is a better carrier that came while streams were open that would not
@@ -112,186 +158,78 @@ func (r *running) fragile() bool {
 // waiting tells whether streams wait for a session.
 func (r *running) waiting() bool { return r.node.Streams() > 0 }
 
-// keepControl keeps the control session up, on the best carrier.
-func (r *running) keepControl(ctx context.Context) error {
-	k := &tunnel.Keeper{
-		Dial: r.dial, Better: r.better, Again: r.againControl,
-		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
-			return r.serve(ctx, link, tunnel.RoleControl, up)
-		},
-		Leave: r.leave, Final: final, Failed: r.failed, Hurry: r.waiting, Logger: r.logger,
-	}
-	return k.Run(ctx)
-}
-
-// keepBulk keeps the bulk session up while the control session is on TCP: bulk
-// and control never share a TCP connection.
-func (r *running) keepBulk(ctx context.Context) error {
-	for ctx.Err() == nil {
-		control, changed := r.sessions.control()
-		if control == nil || control.Link().Carrier() == tunnel.QUIC {
-			select {
-			case <-changed:
-			case <-ctx.Done():
-			}
-			continue
-		}
-		if err := r.keepBulkOn(ctx, control.Link().Carrier()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// keepBulkOn keeps it up on the control session's carrier, until that one went to
-// another and no stream is open that would not survive the change.
-func (r *running) keepBulkOn(ctx context.Context, carrier tunnel.Carrier) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	k := &tunnel.Keeper{
-		Dial: func(ctx context.Context) (tunnel.Link, error) {
-			if err := r.patient(ctx); err != nil {
-				return nil, err
-			}
-			return r.take(func(route *route) (tunnel.Link, error) { return route.way.DialCarrier(ctx, carrier) })
-		},
-		Better: func(ctx context.Context, _ tunnel.Carrier) (tunnel.Link, error) {
-			if !r.outdated(tunnel.RoleBulk) || r.outdated(tunnel.RoleControl) || r.fragile() {
-				return nil, nil // the control session goes first: it may have another carrier then
-			}
-			return r.replacement(ctx, func(route *route) (tunnel.Link, error) { return route.way.DialCarrier(ctx, carrier) })
-		},
-		Again: r.againBulk,
-		Serve: func(ctx context.Context, link tunnel.Link, up func()) error {
-			return r.serve(ctx, link, tunnel.RoleBulk, up)
-		},
-		Leave: r.leave, Final: final, Failed: r.failed, Hurry: r.waiting, Logger: r.logger,
-	}
-	over := make(chan error, 1)
-	go func() { over <- k.Run(ctx) }()
-	for {
-		control, changed := r.sessions.control()
-		if control != nil && control.Link().Carrier() != carrier && r.bulkMayMove() {
-			cancel()
-			return <-over
-		}
-		select {
-		case err := <-over:
-			return err
-		case <-changed:
-		}
-	}
-}
-
-// bulkMayMove tells whether the bulk session can be replaced: there is none, or
-// nothing is open that would not survive it.
-func (r *running) bulkMayMove() bool {
-	return !r.fragile() || !slices.ContainsFunc(r.sessions.all(), func(e *entry) bool { return e.role == tunnel.RoleBulk })
-}
-
-// maxPatience bounds how long a relay may send us away.
-const maxPatience = 5 * time.Minute
-
-// patient waits until the relay wants us back.
-func (r *running) patient(ctx context.Context) error {
-	r.mu.Lock()
-	wait := time.Until(r.notBefore)
-	r.mu.Unlock()
-	if wait <= 0 {
-		return nil
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// sentAway remembers when the relay that stops wants us back.
-func (r *running) sentAway(d tunnel.Drain) {
-	wait := min(time.Duration(d.ReconnectAfterMS)*time.Millisecond, maxPatience)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.notBefore = time.Now().Add(wait)
-}
-
-// failed is told each failure of a session or of an attempt.
-func (r *running) failed(err error, wait time.Duration) {
-	r.note(err)
-	r.logger.Warn("no session", append(attrs(err), "again_in", wait.Round(time.Millisecond))...)
-}
-
-// dial makes a link for the control session. A node whose certificate expired
-// gets a new one first.
-func (r *running) dial(ctx context.Context) (tunnel.Link, error) {
-	if err := r.patient(ctx); err != nil {
-		return nil, err
-	}
-	if r.id.expired() {
-		if err := r.comeBack(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return r.take(func(route *route) (tunnel.Link, error) { return route.way.Dial(ctx) })
-}
-
-// better makes a link on a better carrier than the current one, if there is one,
-// or on the way of a changed configuration.
-func (r *running) better(ctx context.Context, current tunnel.Carrier) (tunnel.Link, error) {
-	if r.fragile() {
-		return nil, errBusy
-	}
-	if r.outdated(tunnel.RoleControl) {
-		return r.replacement(ctx, func(route *route) (tunnel.Link, error) { return route.way.Dial(ctx) })
-	}
-	return r.take(func(route *route) (tunnel.Link, error) { return route.way.Better(ctx, current) })
-}
-
 // serve runs a session over a link until it is over.
-func (r *running) serve(ctx context.Context, link tunnel.Link, role string, up func()) error {
-	route := r.routeOf(link)
-	said := r.set.Load()
+func (p *relay) serve(ctx context.Context, link tunnel.Link, role string, up func()) error {
+	route := p.madeBy(link)
+	said := p.set.Load()
 	s := tunnel.NewSession(link, tunnel.SessionConfig{
-		Initiator: true, Hello: r.hello(role, said.file.Stores), Handle: r.handle, Lane: r.lane, Logger: r.logger,
+		Initiator: true, Hello: p.hello(role, said.file.Stores), Handle: p.handle, Lane: p.lane, Logger: p.logger,
 	})
 	start := time.Now()
 	hello, err := s.Start(ctx)
 	if err != nil {
 		return sessionError(err)
 	}
-	if offset := r.clock.set(hello.Time, start); offset.Abs() > time.Minute {
-		r.logger.Warn("the clocks differ: the relay's is assumed to be right", "relay_minus_here", offset.Round(time.Second))
+	if offset := p.clock.set(hello.Time, start); offset.Abs() > time.Minute {
+		p.logger.Warn("the clocks differ: the relay's is assumed to be right", "relay_minus_here", offset.Round(time.Second))
 	}
-	if r.sessions.newest(role) != nil && r.fragile() {
-		_ = s.Close("streams are open")
-		return errBusy
+	e := &entry{session: s, role: role, at: p, relay: peerOf(link).String(), since: time.Now().UTC(), route: route, said: said.number}
+	if err := p.welcome(e); err != nil {
+		_ = s.Close(err.Error())
+		return err
 	}
-	e := &entry{session: s, role: role, relay: peerOf(link).String(), since: time.Now().UTC(), route: route}
-	r.guardLink(link, route)
-	r.sessions.add(e)
-	gauge := r.metrics.sessions.WithLabelValues(role, string(link.Carrier()))
+	p.guardLink(link, route)
+	p.sessions.add(e)
+	gauge := p.metrics.sessions.WithLabelValues(role, string(link.Carrier()))
 	gauge.Inc()
-	r.logger.Info("session", "role", role, "carrier", link.Carrier(), "relay", e.relay, "remote", link.RemoteAddr().String(), "proxy", route.proxy.Status().Proxy)
+	p.logger.Info("session", "role", role, "carrier", link.Carrier(), "relay", e.relay, "remote", link.RemoteAddr().String(), "proxy", route.proxy.Status().Proxy)
 	up()
 	inner, cancel := context.WithCancel(ctx)
 	var beats sync.WaitGroup
 	if role == tunnel.RoleControl {
-		r.tellReady(link, route)
-		beats.Go(func() { r.beat(inner, s, hello) })
-		beats.Go(func() { r.announce(inner, s, said) })
+		p.learn(s)
+		p.tellReady(link, route)
+		beats.Go(func() { p.beat(inner, e, hello) })
+		beats.Go(func() { p.announce(inner, e, said) })
 	}
 	err = s.Run(ctx)
 	cancel()
-	r.sessions.remove(e)
+	p.depart(e)
 	gauge.Dec()
 	beats.Wait()
 	if d, ok := s.Draining(); ok {
-		r.sentAway(d)
+		p.sentAway(d)
 	}
 	return sessionError(err)
+}
+
+// welcome decides whether a session that is up is wanted.
+func (p *relay) welcome(e *entry) error {
+	if p.sessions.newest(p, e.role) != nil && p.fragile() {
+		return errBusy
+	}
+	if e.role == tunnel.RoleControl {
+		if err := p.roster.Arrived(p.place, e.route.to, e.relay); err != nil {
+			return err
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.last = nil
+		return nil
+	}
+	if control := p.roster.There(p.place); control != e.relay && control != "" {
+		return failure("relay-other", "relay", nil, "give each relay a name of its own: relay: [a.example.com, b.example.com]",
+			"%s leads to %s now, the control session is with %s", e.route.to.Host, e.relay, control)
+	}
+	return nil
+}
+
+// depart takes a session that is over out.
+func (p *relay) depart(e *entry) {
+	p.sessions.remove(e)
+	if e.role == tunnel.RoleControl && p.sessions.newest(p, e.role) == nil {
+		p.roster.Left(p.place)
+	}
 }
 
 // hello is what this node says first.
@@ -340,7 +278,7 @@ func sessionError(err error) error {
 const beatEvery = 15 * time.Second
 
 // beat reports how this node is until ctx ends.
-func (r *running) beat(ctx context.Context, s *tunnel.Session, hello tunnel.Hello) {
+func (r *running) beat(ctx context.Context, e *entry, hello tunnel.Hello) {
 	every := beatEvery
 	if n := hello.HeartbeatSeconds; n > 0 && n <= 3600 {
 		every = time.Duration(n) * time.Second
@@ -348,7 +286,7 @@ func (r *running) beat(ctx context.Context, s *tunnel.Session, hello tunnel.Hell
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
-		if err := s.Notify(tunnel.TypeHeartbeat, r.heartbeat(ctx)); err != nil {
+		if err := e.session.Notify(tunnel.TypeHeartbeat, r.heartbeat(ctx, e)); err != nil {
 			return // the session is over
 		}
 		select {
@@ -359,10 +297,10 @@ func (r *running) beat(ctx context.Context, s *tunnel.Session, hello tunnel.Hell
 	}
 }
 
-func (r *running) heartbeat(ctx context.Context) tunnel.Heartbeat {
+func (r *running) heartbeat(ctx context.Context, e *entry) tunnel.Heartbeat {
 	l := r.health.look(ctx)
 	return tunnel.Heartbeat{
 		CPUPercent: l.cpuPercent, MemoryAvailable: l.memoryAvailable, NetworkIn: l.networkIn, NetworkOut: l.networkOut,
-		Runs: r.gate.runs.active(), Streams: r.node.Streams(), Proxy: r.used().proxy.Status().Proxy,
+		Runs: r.gate.runs.active(), Streams: r.node.Streams(), Proxy: e.route.proxy.Status().Proxy,
 	}
 }

@@ -1,7 +1,6 @@
 package connector
 
 import (
-	"sync"
 	"time"
 
 	"github.com/ebbgate/ebbgate/config"
@@ -12,46 +11,45 @@ import (
 // settings are a configuration that is in force, and what was made of it. They
 // do not change: a reload puts others in their place.
 type settings struct {
+	number int // counts upwards
 	file   *config.Connector
 	stores map[string]config.Store // by name
 	loaded time.Time
-	route  *route
-	told   chan struct{} // closed once the relay knows the stores
-	// announced closes told; any number of times.
-	announced func()
+	proxy  *proxycfg.Proxy
+	// seeds are the relays that are known without asking; only: and all.
+	seeds []tunnel.Endpoint
+	only  bool
 }
 
-// route is how the relay is reached.
+// route is how a relay is reached.
 type route struct {
-	to    config.Endpoint
+	to    tunnel.Endpoint
 	proxy *proxycfg.Proxy
 	way   *tunnel.Dialer // with the node's certificate
 	back  *tunnel.Dialer // without one
 }
 
 // newSettings makes what a configuration needs.
-func (r *running) newSettings(file *config.Connector, proxy *proxycfg.Proxy) *settings {
-	s := &settings{file: file, stores: make(map[string]config.Store, len(file.Stores)), loaded: time.Now().UTC(), told: make(chan struct{})}
-	s.announced = sync.OnceFunc(func() { close(s.told) })
+func (r *running) newSettings(file *config.Connector, proxy *proxycfg.Proxy, number int) *settings {
+	s := &settings{number: number, file: file, stores: make(map[string]config.Store, len(file.Stores)), loaded: time.Now().UTC(), proxy: proxy}
 	for _, st := range file.Stores {
 		s.stores[st.Name] = st
 	}
-	to := r.registration.endpoint(file.Relay)
-	s.route = &route{
-		to: to, proxy: proxy,
-		way:  newWay(file, to, proxy, r.memory, r.id.sessionTLS, r.logger),
-		back: newWay(file, to, proxy, r.memory, r.id.returnTLS, r.logger),
-	}
+	s.seeds, s.only = r.registration.seeds(file.Relays)
 	return s
 }
 
-// put puts settings in force.
-func (r *running) put(s *settings) {
+// put puts settings in force. reroutes: relays are reached in another way.
+func (r *running) put(s *settings, reroutes bool) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.set.Store(s)
+	if reroutes {
+		clear(r.routes)
+	}
 	close(r.replaced)
 	r.replaced = make(chan struct{})
+	r.mu.Unlock()
+	r.roster.Reseed(s.seeds, s.only)
 }
 
 // latest are the settings that are in force; changed is closed when they are not
@@ -62,43 +60,26 @@ func (r *running) latest() (set *settings, changed <-chan struct{}) {
 	return r.set.Load(), r.replaced
 }
 
-// route is the one to take from now on.
-func (r *running) route() *route { return r.set.Load().route }
-
-// used is the route of the control session; without one, that of now.
-func (r *running) used() *route {
-	if e := r.sessions.newest(tunnel.RoleControl); e != nil {
-		return e.route
+// routeTo is the way to a relay from now on.
+func (r *running) routeTo(to tunnel.Endpoint) *route {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known := r.routes[to]
+	if known == nil {
+		set := r.set.Load()
+		memory := r.memory.of(to)
+		known = &route{
+			to: to, proxy: set.proxy,
+			way:  newWay(set.file, to, set.proxy, memory, r.id.sessionTLS, r.logger),
+			back: newWay(set.file, to, set.proxy, memory, r.id.returnTLS, r.logger),
+		}
+		r.routes[to] = known
 	}
-	return r.route()
+	return known
 }
 
 // store finds a store of the configuration that is in force.
 func (r *running) store(name string) (config.Store, bool) {
 	st, ok := r.set.Load().stores[name]
 	return st, ok
-}
-
-// take makes a link by the route of now, and remembers which one that was.
-func (r *running) take(dial func(*route) (tunnel.Link, error)) (tunnel.Link, error) {
-	route := r.route()
-	link, err := dial(route)
-	if link != nil {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.taken[link] = route
-	}
-	return link, err
-}
-
-// routeOf gives the route that a link was made by, once.
-func (r *running) routeOf(link tunnel.Link) *route {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	route, ok := r.taken[link]
-	if !ok {
-		return r.set.Load().route
-	}
-	delete(r.taken, link)
-	return route
 }

@@ -16,50 +16,6 @@ import (
 	"time"
 )
 
-// Report is how a running connector is.
-type Report struct {
-	Node        string    `json:"node"` // its identity
-	Incarnation string    `json:"incarnation"`
-	Software    string    `json:"software"`
-	Since       time.Time `json:"since"`
-	// Online is true while a control session is up.
-	Online       bool            `json:"online"`
-	Relay        string          `json:"relay"` // host:port
-	Sessions     []SessionReport `json:"sessions"`
-	Carrier      string          `json:"carrier"` // of the control session
-	Proxy        string          `json:"proxy"`   // host:port; empty: none
-	ProxyAuth    string          `json:"proxy_auth"`
-	ProxyRefused bool            `json:"proxy_refused"`
-	RTTMillis    float64         `json:"rtt_ms"`
-	// CertificateExpires is the end of the certificate that is used.
-	CertificateExpires time.Time `json:"certificate_expires"`
-	// CertificateUnsaved is true while it could not be written to disk.
-	CertificateUnsaved bool          `json:"certificate_unsaved,omitempty"`
-	Stores             []StoreReport `json:"stores"`
-	Runs               int           `json:"runs"`
-	Streams            int           `json:"streams"`
-	// LastError is what went wrong last, also if it is over.
-	LastError *Failure     `json:"last_error,omitempty"`
-	Config    ConfigReport `json:"config"`
-}
-
-// SessionReport is one session that is up.
-type SessionReport struct {
-	Role      string    `json:"role"` // control or bulk
-	Carrier   string    `json:"carrier"`
-	Relay     string    `json:"relay"` // the relay's identity
-	Remote    string    `json:"remote"`
-	Proxy     string    `json:"proxy"` // host:port; empty: none
-	Since     time.Time `json:"since"`
-	RTTMillis float64   `json:"rtt_ms"`
-}
-
-// StoreReport is one store that the node may dial.
-type StoreReport struct {
-	Name    string `json:"name"`
-	Address string `json:"address"`
-}
-
 // Failure is what went wrong, for people and programs.
 type Failure struct {
 	Time    time.Time `json:"time"`

@@ -5,9 +5,11 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/ebbgate/ebbgate/config"
+	"github.com/ebbgate/ebbgate/proxycfg"
 	"github.com/ebbgate/ebbgate/tunnel"
 )
 
@@ -22,27 +24,38 @@ const (
 // watch keeps the guards' addresses fresh until ctx ends. Behind a proxy the
 // relay's name may not resolve here; then its name guards alone.
 func (r *running) watch(ctx context.Context) error {
-	r.look(ctx, r.route())
-	close(r.looked)
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
+	looked := sync.OnceFunc(func() { close(r.looked) })
 	for {
+		changed := r.roster.Changed()
+		r.lookAll(ctx, r.roster.All())
+		looked()
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-changed:
 		case <-ticker.C:
-			r.look(ctx, r.route())
 		}
 	}
 }
 
-func (r *running) look(ctx context.Context, route *route) {
-	for _, port := range []int{route.to.TLS, route.to.HTTP} {
+// lookAll looks where relays are, and the way to each.
+func (r *running) lookAll(ctx context.Context, relays []tunnel.Endpoint) {
+	var looks sync.WaitGroup
+	for _, to := range relays {
+		looks.Go(func() { r.look(ctx, to, r.set.Load().proxy) })
+	}
+	looks.Wait()
+}
+
+func (r *running) look(ctx context.Context, to tunnel.Endpoint, proxy *proxycfg.Proxy) {
+	for _, port := range []int{to.TLSPort, to.HTTPPort} {
 		if port != 0 {
-			r.guard(ctx, config.SpecialRelay, route.to.Host, port)
+			r.guard(ctx, config.SpecialRelay, to.Host, port)
 		}
 	}
-	u, err := route.proxy.For(route.to.Host, route.to.TLS)
+	u, err := proxy.For(to.Host, to.TLSPort)
 	if err != nil || u == nil {
 		return
 	}
@@ -80,7 +93,7 @@ func (r *running) guardLink(link tunnel.Link, route *route) {
 		return
 	}
 	special, host := config.SpecialRelay, route.to.Host
-	if u, err := route.proxy.For(route.to.Host, route.to.TLS); err == nil && u != nil {
+	if u, err := route.proxy.For(route.to.Host, route.to.TLSPort); err == nil && u != nil {
 		special, host = config.SpecialProxy, u.Hostname()
 	}
 	r.guards.add(special, host, tcp.Port, addr)

@@ -38,9 +38,9 @@ func newProxy(file *config.Connector, environment func(string) string, logger *s
 }
 
 // newWay makes the dialer of links to a relay.
-func newWay(file *config.Connector, to config.Endpoint, proxy *proxycfg.Proxy, memory tunnel.CarrierMemory, tlsConfig func() *tls.Config, logger *slog.Logger) *tunnel.Dialer {
+func newWay(file *config.Connector, to tunnel.Endpoint, proxy *proxycfg.Proxy, memory tunnel.CarrierMemory, tlsConfig func() *tls.Config, logger *slog.Logger) *tunnel.Dialer {
 	d := &tunnel.Dialer{
-		Endpoint: tunnel.Endpoint{Host: to.Host, TLSPort: to.TLS, QUICPort: to.QUIC, HTTPPort: to.HTTP},
+		Endpoint: to,
 		TLS:      tlsConfig,
 		DialTCP:  proxy.DialContext,
 		Proxied: func(host string, port int) (bool, error) {
@@ -59,14 +59,21 @@ func newWay(file *config.Connector, to config.Endpoint, proxy *proxycfg.Proxy, m
 }
 
 // hostPort is where a relay is, for people.
-func hostPort(e config.Endpoint) string {
-	return net.JoinHostPort(e.Host, strconv.Itoa(cmp.Or(e.TLS, e.QUIC, defaultPort)))
+func hostPort(e tunnel.Endpoint) string {
+	return net.JoinHostPort(e.Host, strconv.Itoa(cmp.Or(e.TLSPort, e.QUICPort, defaultPort)))
+}
+
+func hostPorts(list []tunnel.Endpoint) (texts []string) {
+	for _, e := range list {
+		texts = append(texts, hostPort(e))
+	}
+	return texts
 }
 
 // maxNetworks bounds how many networks are remembered.
 const maxNetworks = 64
 
-// carrierMemory is carriers.json: what worked last, by network. It is no more
+// carrierMemory is carriers.json: what worked last, by network and relay. It is no more
 // than a hint, so what is wrong with the file is only logged.
 type carrierMemory struct {
 	dir    *stateDir
@@ -88,21 +95,35 @@ func newCarrierMemory(dir *stateDir, logger *slog.Logger) *carrierMemory {
 	return m
 }
 
+// of is the memory for one relay.
+func (m *carrierMemory) of(relay tunnel.Endpoint) tunnel.CarrierMemory {
+	return &relayMemory{m, relay.Host}
+}
+
+// relayMemory is the carrierMemory of one relay: where UDP reaches one, it may not
+// reach another.
+type relayMemory struct {
+	*carrierMemory
+	host string
+}
+
+func (m *relayMemory) key(network string) string { return network + " " + m.host }
+
 // Recall is tunnel.CarrierMemory's.
-func (m *carrierMemory) Recall(network string) (tunnel.Carrier, bool) {
+func (m *relayMemory) Recall(network string) (tunnel.Carrier, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c, ok := m.known[network]
+	c, ok := m.known[m.key(network)]
 	return c, ok
 }
 
 // Remember is tunnel.CarrierMemory's.
-func (m *carrierMemory) Remember(network string, c tunnel.Carrier) {
+func (m *relayMemory) Remember(network string, c tunnel.Carrier) {
 	m.mu.Lock()
 	if len(m.known) >= maxNetworks {
 		clear(m.known)
 	}
-	m.known[network] = c
+	m.known[m.key(network)] = c
 	known := maps.Clone(m.known)
 	m.mu.Unlock()
 	raw, err := json.Marshal(known)

@@ -55,3 +55,8 @@ func (p Ports) valid() bool {
 	}
 	return p.TLS != 0
 }
+
+// Endpoint is where the relay is.
+func (i RelayInfo) Endpoint() Endpoint {
+	return Endpoint{Host: i.Host, TLSPort: i.Ports.TLS, QUICPort: i.Ports.QUIC, HTTPPort: i.Ports.HTTP}
+}

@@ -71,7 +71,8 @@ type Session struct {
 	pending map[uint64]chan envelope
 	rtt     time.Duration
 	drained *Drain
-	wearing bool // Replace was said
+	wearing bool        // Replace was said
+	relays  []RelayInfo // as the peer told last
 
 	tasks sync.WaitGroup
 }
@@ -116,6 +117,13 @@ func (s *Session) Draining() (Drain, bool) {
 		return Drain{}, false
 	}
 	return *s.drained, true
+}
+
+// Relays are all relays of the instance, as the peer told last; it is not checked.
+func (s *Session) Relays() []RelayInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.relays
 }
 
 // Done is closed when the session's link is over.
@@ -207,6 +215,7 @@ func (s *Session) readHello() error {
 	if err := json.Unmarshal(e.Body, &s.hello); err != nil {
 		return fmt.Errorf("tunnel: hello: %w", err)
 	}
+	s.relays = s.hello.Relays
 	if s.hello.Version != protocolVersion {
 		return Errorf("version-mismatch", "relay", "use the same version line at both ends", "the peer speaks protocol version %d, this end %d", s.hello.Version, protocolVersion)
 	}
@@ -258,8 +267,11 @@ func (s *Session) read(ctx context.Context) error {
 			s.replace(ctx, e.Body)
 			continue
 		}
-		if e.Type == TypeDrain {
+		switch e.Type { // what counts in the order in which it comes
+		case TypeDrain:
 			s.drain(e.Body)
+		case TypeRelays:
+			s.retold(e.Body)
 		}
 		busy := Errorf("busy", "relay", "try again", "too many requests at once")
 		if !handlers.try(&s.tasks, func() { s.handle(ctx, e) }) && !refusals.try(&s.tasks, func() { s.reply(e, nil, busy) }) {
@@ -319,6 +331,16 @@ func (s *Session) replace(ctx context.Context, body json.RawMessage) {
 		case <-ctx.Done():
 		}
 	})
+}
+
+func (s *Session) retold(body json.RawMessage) {
+	var m Relays
+	if err := json.Unmarshal(body, &m); err != nil {
+		return // Handle says so
+	}
+	s.mu.Lock()
+	s.relays = m.Relays
+	s.mu.Unlock()
 }
 
 // handle answers one message.

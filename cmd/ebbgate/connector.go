@@ -40,7 +40,7 @@ func connectorFile(cmd *cobra.Command) (file *string, load func() (*config.Conne
 
 func (a *app) connectorRegister() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "register --relay HOST[:PORT] --key-file FILE", Short: "Make this machine a node of a gateway, once",
+		Use: "register --relay HOST[:PORT][,...] --key-file FILE", Short: "Make this machine a node of a gateway, once",
 		Long: `Make this machine a node of a gateway. The authentication key, which ebbgate
 gateway keys NAME prints at the relay, comes from a file or, with "-", from
 standard input. The registration and the node's own key, which never leaves this
@@ -183,6 +183,17 @@ func (a *app) connectorStatus() *cobra.Command {
 	return cmd
 }
 
+// relayText is one relay in a line.
+func relayText(p connector.RelayReport) string {
+	switch {
+	case p.Online:
+		return fmt.Sprintf("%s over %s, round trip %.1f ms", p.Relay, p.Carrier, p.RTTMillis)
+	case p.LastError != nil:
+		return fmt.Sprintf("%s offline: %s: %s", p.Relay, p.LastError.Hop, strings.ReplaceAll(p.LastError.Message, "\n", "; "))
+	}
+	return p.Relay + " offline"
+}
+
 func statusText(r *connector.Report) string {
 	state := "offline"
 	if r.Online {
@@ -191,7 +202,6 @@ func statusText(r *connector.Report) string {
 	rows := [][]string{
 		{"node", r.Node},
 		{"state", state + " since " + shortTime(r.Since)},
-		{"relay", dash(r.Relay)},
 		{"carrier", dash(r.Carrier)},
 		{"proxy", dash(strings.TrimSpace(r.Proxy + " " + r.ProxyAuth))},
 		{"round trip", strconv.FormatFloat(r.RTTMillis, 'f', 1, 64) + " ms"},
@@ -207,6 +217,9 @@ func statusText(r *connector.Report) string {
 	}
 	if r.Config.Moving {
 		rows = append(rows, []string{"", "the session uses the way before, and moves when the new one works (with resume_grace 0: and no stream is open)"})
+	}
+	for _, p := range r.Relays {
+		rows = append(rows, []string{"relay", relayText(p)})
 	}
 	for _, s := range r.Sessions {
 		rows = append(rows, []string{"session", fmt.Sprintf("%s over %s to %s since %s", s.Role, s.Carrier, s.Remote, shortTime(s.Since))})
