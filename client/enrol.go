@@ -57,11 +57,13 @@ func (c *Client) enrolUntil(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil && seen != nil {
+		deadline, limited := ctx.Deadline()
+		over := ctx.Err() != nil || limited && !time.Now().Before(deadline) // a socket may notice before ctx does
+		if over && seen != nil {
 			return seen // this attempt was cut short and says less
 		}
 		wait := rand.N(bound) + bound/4
-		if deadline, ok := ctx.Deadline(); final(err) || ctx.Err() != nil || ok && time.Until(deadline) < wait {
+		if final(err) || over || limited && time.Until(deadline) < wait {
 			return err
 		}
 		c.failed(err, wait)
