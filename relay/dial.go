@@ -208,7 +208,11 @@ func (d *dialer) pick(tenant, gateway, store string, port int, preferred nodeKey
 		}), nil
 	case wrongPort != 0:
 		return nil, failure("port-mismatch", "store", fmt.Sprintf("use port %d, or 0 for the store's own", wrongPort), "%s.%s is on port %d, not %d", store, gateway, wrongPort, port)
-	case len(online) == 0 || d.announced(tenant, gateway, store):
+	}
+	if name, host, ok := d.r.peers.at(tenant, gateway, store); ok {
+		return nil, errElsewhere(gateway, name, host)
+	}
+	if len(online) == 0 || d.announced(tenant, gateway, store) {
 		return nil, failure("no-node-online", "gateway", fmt.Sprintf("ebbgate node list %s shows the nodes; is the connector running?", gateway), "no node of gateway %s is online that has store %s", gateway, store)
 	}
 	return nil, failure("store-unknown", "gateway", "declare the store in the connector's configuration", "no node of gateway %s has a store %s", gateway, store)
@@ -416,6 +420,9 @@ func (d *dialer) lanes(client certs.Identity, req tunnel.LanesRequest) (*tunnel.
 	}
 	n := d.r.registry.node(keyOf(id))
 	if n == nil {
+		if at := d.r.peers.elsewhere(id.Tenant, id.Gateway)[id.Name]; len(at) > 0 {
+			return nil, errElsewhere(id.Gateway, id.Name, at[0].host)
+		}
 		return nil, failure("no-node-online", "gateway", fmt.Sprintf("ebbgate node list %s shows the nodes; is the connector running?", id.Gateway), "node %s is not online", id.Name)
 	}
 	tokens, err := d.laneTokens(client, n, req.Lanes)

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strconv"
 	"sync"
@@ -14,65 +15,113 @@ import (
 )
 
 // peersEvery is how often a relay says that it is alive, and looks for others.
-const peersEvery = 2 * time.Second
+const peersEvery = time.Second
+
+// peersKnown is for how long it counts what other relays said, after they could
+// last be asked.
+const peersKnown = 15 * time.Second
+
+// gather is how long what happens to nodes is gathered before it is told.
+const gather = 50 * time.Millisecond
 
 // peers are the relays that share this one's state, itself included.
 type peers struct {
 	r     *Relay
-	state *state.Peers // nil: there can be no others
+	state *state.Peers  // set before the relay serves; nil: there can be no others
+	kick  chan struct{} // has room for one: there is something to tell
+	tasks sync.WaitGroup
 
 	mu sync.Mutex
 	// guarded by mu
-	list []tunnel.RelayInfo
+	list    []tunnel.RelayInfo
+	seen    time.Time                                     // when the others were last looked at
+	alive   map[string]string                             // other relays and their hosts
+	said    map[string]map[gatewayKey]map[string]sighting // by relay, gateway and node
+	dirty   map[nodeKey]struct{}                          // not told yet
+	refused map[refusal]time.Time
 }
 
-// meetPeers registers this relay with the others, where there may be others. The
-// relay listens: its ports are known.
-func (r *Relay) meetPeers(ctx context.Context) (*peers, error) {
-	p := &peers{r: r}
+func newPeers(r *Relay) *peers {
+	return &peers{
+		r: r, kick: make(chan struct{}, 1), said: make(map[string]map[gatewayKey]map[string]sighting),
+		dirty: make(map[nodeKey]struct{}), refused: make(map[refusal]time.Time),
+	}
+}
+
+// meet registers this relay with the others, where there may be others. The relay
+// listens: its ports are known.
+func (p *peers) meet(ctx context.Context) error {
+	r := p.r
 	ports, err := json.Marshal(r.ports())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	self := state.Relay{Name: r.name.Name, Host: r.cfg.File.Hostname, Ports: string(ports)}
 	if p.state, err = r.state.Peers(ctx, self, strconv.FormatUint(r.incarnation, 16)); err != nil || p.state == nil {
-		return p, err
+		return err
 	}
-	list, err := p.state.Refresh(ctx)
+	found, _, err := p.state.Refresh(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	p.take(list)
-	return p, nil
+	p.take(found.Relays)
+	p.hear(ctx, found)
+	return nil
 }
 
-// keep keeps the list until ctx ends.
+// keep speaks with the other relays until ctx ends.
 func (p *peers) keep(ctx context.Context) {
 	if p.state == nil {
 		<-ctx.Done()
 		return
 	}
-	tick := time.NewTicker(peersEvery)
+	defer p.tasks.Wait()
+	tick, report := time.NewTicker(peersEvery), time.NewTicker(reportEvery)
 	defer tick.Stop()
+	defer report.Stop()
+	gathering := time.NewTimer(0)
+	defer gathering.Stop()
 	for {
+		var err error
 		select {
+		case <-p.kick:
+			gathering.Reset(gather)
+			continue
+		case <-report.C:
+			p.markAll()
+			continue
+		case <-gathering.C:
+			err = p.publish(ctx)
 		case <-tick.C:
+			err = errors.Join(p.publish(ctx), p.look(ctx))
+		case <-p.state.Changed():
+			err = p.look(ctx)
 		case <-ctx.Done():
 			if err := p.state.Leave(context.WithoutCancel(ctx)); err != nil {
 				p.r.log.Debug("the other relays were not told of the end", "error", err)
 			}
 			return
 		}
-		list, err := p.state.Refresh(ctx)
-		switch {
-		case err == nil:
-			if p.take(list) {
-				p.tell()
-			}
-		case ctx.Err() == nil && !p.r.state.Away():
-			p.r.log.Warn("the other relays cannot be asked for", "error", err)
+		if err != nil && ctx.Err() == nil && !p.r.state.Away() {
+			p.r.log.Warn("the other relays cannot be asked", "error", err)
 		}
 	}
+}
+
+// look takes over what the others say.
+func (p *peers) look(ctx context.Context) error {
+	found, anew, err := p.state.Refresh(ctx)
+	if anew {
+		p.markAll()
+	}
+	if err != nil {
+		return err
+	}
+	p.hear(ctx, found)
+	if p.take(found.Relays) {
+		p.tell()
+	}
+	return nil
 }
 
 // take takes a list over and tells whether it has changed.

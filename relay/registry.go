@@ -31,9 +31,12 @@ type node struct {
 	hello   tunnel.Hello
 	report  tunnel.Heartbeat
 	since   time.Time
-	leaving bool           // it drains
-	expires time.Time      // of the newest certificate that was issued to it
-	own     *bundle.Bundle // for the relay's ingresses
+	leaving bool // it drains
+	// confirms is the incarnation of another process that came to another relay
+	// under the same identity, while this one answered.
+	confirms string
+	expires  time.Time      // of the newest certificate that was issued to it
+	own      *bundle.Bundle // for the relay's ingresses
 }
 
 // session gives the session for lanes of a class: the express lane goes over
@@ -95,6 +98,9 @@ type registry struct {
 	// opened is told each bundle of the relay's own ingresses and returns once it
 	// is over; nil: nobody is. Static after construction.
 	opened func(*node, *bundle.Bundle)
+	// changed is told which node came, went or has another session now; nil: nobody
+	// is. Static after construction.
+	changed func(nodeKey)
 
 	mu sync.Mutex
 	// guarded by mu
@@ -170,17 +176,28 @@ func (r *registry) join(ctx context.Context, s *tunnel.Session, id certs.Identit
 	for {
 		n, old := r.tryJoin(s, key, id, hello)
 		if old == nil {
+			r.mark(key)
 			return n, nil
 		}
 		ping, cancel := context.WithTimeout(ctx, displacePing)
 		_, err := old.Ping(ping)
 		cancel()
 		if err == nil {
-			return nil, failure("identity-in-use", "node", "is the connector running twice with a copy of one state directory? Register the other machine under a name of its own",
-				"another process is connected as node %s/%s and answers", key.gateway, key.node)
+			return nil, errIdentityInUse(key)
 		}
 		_ = old.Close("displaced")
 		r.part(old, key, "displaced")
+	}
+}
+
+func errIdentityInUse(key nodeKey) error {
+	return failure("identity-in-use", "node", "is the connector running twice with a copy of one state directory? Register the other machine under a name of its own",
+		"another process is connected as node %s/%s and answers", key.gateway, key.node)
+}
+
+func (r *registry) mark(key nodeKey) {
+	if r.changed != nil {
+		r.changed(key)
 	}
 }
 
@@ -235,6 +252,7 @@ func (r *registry) enterLocked(key nodeKey, id certs.Identity, incarnation strin
 // part takes a node's session out; with its last one the node is offline. Its
 // streams wait for it as long as the grace of their bundle.
 func (r *registry) part(s *tunnel.Session, key nodeKey, reason string) {
+	defer r.mark(key)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.nodes[key]

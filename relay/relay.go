@@ -87,7 +87,6 @@ type Relay struct {
 	state *state.State
 	name  certs.Identity
 	self  *identity // certificate and grants' signer
-	peers *peers    // the other relays of the instance
 
 	// each guards itself
 	registry   *registry
@@ -99,6 +98,7 @@ type Relay struct {
 	enrolling  *rateLimit
 	reporting  *reportLimit
 	activity   *activity.Recorder
+	peers      *peers // the other relays of the instance
 
 	inForce atomic.Pointer[config.Relay] // the configuration that was read last and is good
 
@@ -134,7 +134,9 @@ func New(cfg Config) (*Relay, error) {
 	})
 	r.dials = newDialer(r)
 	r.doors = newDoors(r)
+	r.peers = newPeers(r)
 	r.registry.opened = r.keepDirectLanes
+	r.registry.changed = r.peers.mark
 	r.inForce.Store(cfg.File)
 	return r, nil
 }
@@ -154,7 +156,7 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 		return err
 	}
 	r.ready = l.ready
-	if r.peers, err = r.meetPeers(ctx); err != nil {
+	if err := r.peers.meet(ctx); err != nil {
 		l.close()
 		r.doors.close()
 		return err

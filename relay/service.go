@@ -28,8 +28,18 @@ func (s service) CreateGateway(ctx context.Context, tenant, name string) (admin.
 func (s service) gateway(g state.Gateway) admin.Gateway {
 	return admin.Gateway{
 		Name: g.Name, ID: g.ID, Created: g.Created,
-		Nodes: len(s.r.state.Nodes(g.Tenant, g.Name)), Online: len(s.r.registry.gateway(g.Tenant, g.Name)),
+		Nodes: len(s.r.state.Nodes(g.Tenant, g.Name)), Online: s.online(g.Tenant, g.Name),
 	}
+}
+
+// online counts a gateway's nodes that are here or at other relays.
+func (s service) online(tenant, gateway string) int {
+	there := s.r.peers.elsewhere(tenant, gateway)
+	here := s.r.registry.gateway(tenant, gateway)
+	for _, n := range here {
+		delete(there, n.key.node)
+	}
+	return len(here) + len(there)
 }
 
 func (s service) Gateways(_ context.Context, tenant string) (list []admin.Gateway, err error) {
@@ -60,15 +70,32 @@ func (s service) Nodes(_ context.Context, tenant, gateway string) (list []admin.
 	if _, err := s.r.state.Gateway(tenant, gateway); err != nil {
 		return nil, err
 	}
+	there := s.r.peers.elsewhere(tenant, gateway)
 	for _, record := range s.r.state.Nodes(tenant, gateway) {
-		list = append(list, s.node(record))
+		list = append(list, s.node(record, there[record.Name]))
 	}
 	slices.SortFunc(list, func(a, b admin.Node) int { return strings.Compare(a.Name, b.Name) })
 	return list, nil
 }
 
-// node is what is known of a registered node: from its session where it is here.
-func (s service) node(record state.Node) admin.Node {
+// node is what is known of a registered node: from its session where it is here,
+// else from a relay at which it is.
+func (s service) node(record state.Node, there []elsewhere) admin.Node {
+	a := s.nodeHere(record)
+	if a.Status == "Offline" && len(there) > 0 {
+		a = there[0].node
+	} else if a.Status != "Offline" && s.r.peers.infos() != nil {
+		a.Relays = append(a.Relays, s.r.cfg.File.Hostname)
+	}
+	for _, at := range there {
+		a.Relays = append(a.Relays, at.host)
+	}
+	slices.Sort(a.Relays)
+	return a
+}
+
+// nodeHere is what this relay knows by itself.
+func (s service) nodeHere(record state.Node) admin.Node {
 	key := nodeKey{record.Tenant, record.Gateway, record.Name}
 	a := admin.Node{Name: record.Name, Gateway: record.Gateway, Status: "Offline", Since: record.Created, Stores: []string{}}
 	for _, st := range record.Stores {

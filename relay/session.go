@@ -141,6 +141,9 @@ func (v *visit) acceptNode(ctx context.Context, hello tunnel.Hello) error {
 	if len(hello.Stores) > maxStores || len(hello.Incarnation) > 64 || hello.Incarnation == "" {
 		return failure("protocol-violation", "node", "use the same version at both ends", "a hello with %d stores and incarnation %.70q", len(hello.Stores), hello.Incarnation)
 	}
+	if err := v.r.peers.admits(keyOf(id), hello.Incarnation); err != nil {
+		return err
+	}
 	if v.node, err = v.r.registry.join(ctx, v.session, id, hello); err != nil {
 		return err
 	}
@@ -149,6 +152,7 @@ func (v *visit) acceptNode(ctx context.Context, hello tunnel.Hello) error {
 	}
 	if hello.Role == tunnel.RoleControl {
 		v.announce(ctx, record, hello.Stores)
+		v.r.peers.mark(keyOf(id))
 	}
 	return nil
 }
@@ -179,6 +183,7 @@ func (v *visit) configure(ctx context.Context, c tunnel.NodeConfig) error {
 		return failure("session-superseded", "node", "", "a newer session of node %s/%s is there", v.identity.Gateway, v.identity.Name)
 	}
 	v.announce(ctx, record, c.Stores)
+	v.r.peers.mark(v.node.key)
 	v.r.log.Info("a node's stores changed", "node", v.identity.String(), "stores", len(c.Stores))
 	return nil
 }
@@ -199,6 +204,7 @@ func (v *visit) handle(ctx context.Context, s *tunnel.Session, typ string, body 
 			v.node.mu.Lock()
 			v.node.leaving = true
 			v.node.mu.Unlock()
+			v.r.peers.mark(v.node.key)
 		}
 		return nil, nil
 	case typ == tunnel.TypeEnrol && v.role == tunnel.RoleEnrol:

@@ -58,6 +58,9 @@ func (s service) testers(tenant, gateway, store, name string) ([]*node, error) {
 			return nil, failure("node-unknown", "node", "ebbgate node list "+gateway+" shows the nodes", "gateway %s has no node %s", gateway, name)
 		}
 		n := s.r.registry.node(nodeKey{tenant, gateway, name})
+		if at := s.r.peers.elsewhere(tenant, gateway)[name]; n == nil && len(at) > 0 {
+			return nil, errElsewhere(gateway, name, at[0].host)
+		}
 		if n == nil {
 			return nil, failure("no-node-online", "node", "is the connector running? ebbgate node list "+gateway+" says since when it is away", "node %s of gateway %s is not online", name, gateway)
 		}
@@ -66,10 +69,13 @@ func (s service) testers(tenant, gateway, store, name string) ([]*node, error) {
 	online := s.r.registry.gateway(tenant, gateway)
 	able := slices.DeleteFunc(slices.Clone(online), func(n *node) bool { _, ok := n.store(store); return !ok })
 	slices.SortFunc(able, func(a, b *node) int { return strings.Compare(a.key.node, b.key.node) })
-	switch {
-	case len(able) > 0:
+	if len(able) > 0 {
 		return able, nil
-	case len(online) == 0 || s.r.dials.announced(tenant, gateway, store):
+	}
+	if name, host, ok := s.r.peers.at(tenant, gateway, store); ok {
+		return nil, errElsewhere(gateway, name, host)
+	}
+	if len(online) == 0 || s.r.dials.announced(tenant, gateway, store) {
 		return nil, failure("no-node-online", "gateway", "ebbgate node list "+gateway+" shows the nodes; is the connector running?", "no node of gateway %s is online that has store %s", gateway, store)
 	}
 	return nil, failure("store-unknown", "gateway", "declare the store in the connector's configuration", "no node of gateway %s has a store %s", gateway, store)

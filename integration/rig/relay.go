@@ -194,13 +194,14 @@ func (r *Relay) CreateJob(ctx context.Context, name string, targets ...string) (
 
 // Node is what node list says of a node, as far as tests ask.
 type Node struct {
-	Name    string  `json:"name"`
-	Status  string  `json:"status"`
-	Reason  string  `json:"reason"`
-	Carrier string  `json:"carrier"`
-	Proxy   string  `json:"proxy"`
-	RTT     float64 `json:"rtt_ms"`
-	Streams int     `json:"streams"`
+	Name    string   `json:"name"`
+	Status  string   `json:"status"`
+	Reason  string   `json:"reason"`
+	Carrier string   `json:"carrier"`
+	Proxy   string   `json:"proxy"`
+	RTT     float64  `json:"rtt_ms"`
+	Streams int      `json:"streams"`
+	Relays  []string `json:"relays"`
 }
 
 // Nodes lists a gateway's nodes.

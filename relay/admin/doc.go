@@ -68,6 +68,9 @@ type Node struct {
 	Streams            int       `json:"streams"`
 	CertificateExpires time.Time `json:"certificate_expires"`
 	Stores             []string  `json:"stores"`
+	// Relays are the hosts of those at which the node has a session, where there
+	// are several relays.
+	Relays []string `json:"relays,omitempty"`
 }
 
 // Job is a cloud-side principal.

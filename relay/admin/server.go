@@ -151,7 +151,7 @@ func decode(r *http.Request, into any) error {
 // statuses are the answers by code; every other error is a 500.
 var statuses = map[string]int{
 	"api-unknown": 404, "request-malformed": 400, "name-invalid": 400, "allow-invalid": 400, "slot-invalid": 400,
-	"not-found": 404, "gateway-unknown": 404, "tenant-unknown": 404, "job-unknown": 404, "node-unknown": 404, "store-unknown": 404, "no-node-online": 503, "exists": 409, "conflict": 409, "state-unavailable": 503,
+	"not-found": 404, "gateway-unknown": 404, "tenant-unknown": 404, "job-unknown": 404, "node-unknown": 404, "store-unknown": 404, "no-node-online": 503, "node-elsewhere": 503, "exists": 409, "conflict": 409, "state-unavailable": 503,
 	"query-invalid": 400, "activity-unavailable": 503,
 }
 

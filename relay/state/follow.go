@@ -80,7 +80,7 @@ func (s *State) listen(ctx context.Context, followed func()) error {
 			return err
 		}
 		followed()
-		if err := await(ctx, conn); err != nil {
+		if err := s.await(ctx, conn); err != nil {
 			return err
 		}
 	}
@@ -99,15 +99,23 @@ func (s *State) subscribe(ctx context.Context, conn *sql.Conn) error {
 }
 
 // await waits for a notification, or until it is time to poll.
-func await(ctx context.Context, conn *sql.Conn) error {
+func (s *State) await(ctx context.Context, conn *sql.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, pollEvery)
 	defer cancel()
 	return conn.Raw(func(c any) error {
-		_, err := c.(*stdlib.Conn).Conn().WaitForNotification(ctx)
-		if err != nil && ctx.Err() != nil {
-			return nil
+		for {
+			told, err := c.(*stdlib.Conn).Conn().WaitForNotification(ctx)
+			switch {
+			case err != nil && ctx.Err() != nil:
+				return nil
+			case err != nil || told.Payload != tellPresence:
+				return err
+			}
+			select {
+			case s.peersChanged <- struct{}{}:
+			default:
+			}
 		}
-		return err
 	})
 }
 

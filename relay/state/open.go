@@ -30,7 +30,7 @@ func open(ctx context.Context, opt Options, tables schema) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &State{opt: opt, files: f, engine: opt.engine(), lock: lock, turn: make(chan struct{}, 1)}
+	s := &State{opt: opt, files: f, engine: opt.engine(), lock: lock, turn: make(chan struct{}, 1), peersChanged: make(chan struct{}, 1)}
 	if err := s.open(ctx, tables); err != nil {
 		if s.db != nil {
 			_ = s.db.Close()

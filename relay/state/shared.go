@@ -140,7 +140,7 @@ func (i initializer) join(ctx context.Context, e engine, db *sql.DB, instance st
 	if err := writeFile(i.files.marker, markerOf(instance, all.authorities).encode(keys)); err != nil {
 		return err
 	}
-	i.opt.logger().Info("joined the relays of an instance", "instance", instance, "database", e.name(), "revision", all.instance.revision())
+	i.opt.logger().Info("the relay belongs to an instance", "instance", instance, "database", e.name(), "revision", all.instance.revision())
 	return nil
 }
 

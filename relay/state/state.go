@@ -52,6 +52,8 @@ type State struct {
 	current atomic.Pointer[snapshot]
 	away    atomic.Bool // the shared database cannot be followed
 
+	peersChanged chan struct{} // has room for one; other relays told of themselves
+
 	// turn has one slot: who fills it changes the state. It is no mutex because
 	// it is held while the disk is written; only changes ever wait for it.
 	turn chan struct{}

@@ -2,7 +2,7 @@
 -- of them. Only PostgreSQL has rows here. They are not part of the identity: they
 -- are written often, are worth nothing after a minute, and have no revision.
 -- epoch grows with each of a relay's changes of presence; seen is the database's
--- clock, in microseconds; mac seals what a relay says of itself.
+-- clock, in microseconds; mac seals what a relay says of itself and of nodes.
 
 -- +goose Up
 CREATE TABLE relays (
@@ -24,6 +24,7 @@ CREATE TABLE presence (
     online  BIGINT NOT NULL,
     detail  TEXT   NOT NULL,
     epoch   BIGINT NOT NULL,
+    mac     TEXT   NOT NULL,
     PRIMARY KEY (relay, tenant, gateway, node)
 );
 
