@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
 	"github.com/ebbgate/ebbgate/certs"
@@ -98,6 +99,7 @@ one before stays in force.`,
 		}
 		live := a.live()
 		registry := prometheus.NewRegistry()
+		registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 		m := &meter{gatherer: registry, node: true, title: "connector"}
 		logger, level := a.log(file.Log)
 		hangup := make(chan os.Signal, 1)
