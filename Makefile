@@ -4,10 +4,12 @@
 #   make demo ARGS='--file /tmp/some.iso'
 #   make test ARGS='-run Half ./tunnel/bundle'
 #   make fuzz ARGS='FuzzFrames FuzzPeek' FUZZTIME=5m
+#   make soak SOAKTIME=2h EBBGATE_SEED=7
 
 GO ?= go
 ARGS ?=
 FUZZTIME ?= 60s
+SOAKTIME ?= 20m
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 # The working copy may belong to another user, which git, and so go build, minds.
@@ -15,7 +17,7 @@ BUILD := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X 
 TOOL := $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check bench fuzz
+.PHONY: help build demo test check bench fuzz soak
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -37,3 +39,6 @@ fuzz: ## search for input that breaks a parser, FUZZTIME=60s for each target
 
 bench: ## throughput, CPU, latency and memory beside direct TCP, a naive pipe, ssh
 	$(GO) run -buildvcs=false ./integration/bench $(ARGS)
+
+soak: ## processes killed and links cut at random under load, for SOAKTIME=20m
+	EBBGATE_SOAK='$(SOAKTIME)' $(GO) test -v -count=1 -timeout 0 -run '^TestSoak$$' $(ARGS) ./integration/faults

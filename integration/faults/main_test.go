@@ -64,12 +64,15 @@ const (
 // so links and a proxy in between.
 type path struct {
 	t         *testing.T
+	gateway   string
+	carrier   string
 	program   rig.Program
 	relay     *rig.Relay
 	links     []*link // nearLink and farLink; nil: there is none
 	store     *oracle.StoreProcess
 	connector *rig.Connector
 	forward   *rig.Forward
+	local     string // where the forward listens, again and again
 	ingress   rig.Ingress
 }
 
@@ -85,32 +88,58 @@ type options struct {
 	grace   string // for how long streams wait for their lanes; default 120 s
 	near    bool   // with nearLink
 	far     bool   // with farLink
+	proxy   string // of the connector, a URL
+	env     []string
+
+	// Of several paths at one relay.
+	relay   *rig.Relay // nil: one of its own
+	number  int
+	metrics string // where the connector has its metrics; empty: nowhere
+}
+
+func (o options) program() rig.Program {
+	grace := cmp.Or(o.grace, "120s")
+	return rig.Program{Path: binary, Env: append([]string{
+		"EBBGATE_RELAYD_RESUME_GRACE=" + grace, "EBBGATE_CONNECTOR_RESUME_GRACE=" + grace, "EBBGATE_RESUME_GRACE=" + grace,
+	}, o.env...)}
+}
+
+// startRelay starts a relay that comes back at the same ports.
+func startRelay(ctx context.Context, t *testing.T, o options, config map[string]any) *rig.Relay {
+	t.Helper()
+	relay, err := rig.StartRelay(ctx, o.program(), rig.RelayOptions{
+		Dir: filepath.Join(t.TempDir(), "relay"), Connect: freePort(t), HTTP: freePort(t), Flags: []string{"--drain-timeout", "0s"},
+		Config: config,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ended(t, "relay", relay.Kill, relay.Tail) })
+	return relay
 }
 
 // newPath starts a path.
 func newPath(ctx context.Context, t *testing.T, o options) *path {
 	t.Helper()
-	grace := cmp.Or(o.grace, "120s")
-	p := &path{t: t, links: make([]*link, 2), program: rig.Program{Path: binary, Env: []string{
-		"EBBGATE_RELAYD_RESUME_GRACE=" + grace, "EBBGATE_CONNECTOR_RESUME_GRACE=" + grace, "EBBGATE_RESUME_GRACE=" + grace,
-	}}}
+	p := &path{
+		t: t, links: make([]*link, 2), program: o.program(), relay: o.relay, carrier: o.carrier, local: freePort(t),
+		gateway: fmt.Sprintf("%s%d", gateway, o.number),
+	}
+	if p.relay == nil {
+		p.relay = startRelay(ctx, t, o, nil)
+	}
 	check := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	var err error
-	p.relay, err = rig.StartRelay(ctx, p.program, rig.RelayOptions{
-		Dir: filepath.Join(t.TempDir(), "relay"), Connect: freePort(t), HTTP: freePort(t), Flags: []string{"--drain-timeout", "0s"},
-	})
+	keys, err := p.relay.CreateGateway(ctx, p.gateway)
 	check(err)
-	t.Cleanup(func() { p.end("relay", p.relay.Kill, p.relay.Tail) })
-	keys, err := p.relay.CreateGateway(ctx, gateway)
+	name := fmt.Sprintf("%s%d", job, o.number)
+	token, err := p.relay.CreateJob(ctx, name, p.gateway+"/"+object)
 	check(err)
-	token, err := p.relay.CreateJob(ctx, job, gateway+"/"+object)
-	check(err)
-	p.ingress = rig.Ingress{Addr: p.relay.Connect, Job: job, Token: token}
+	p.ingress = rig.Ingress{Addr: p.relay.Connect, Job: name, Token: token}
 	p.store, err = oracle.StartStore(ctx, nil, "127.0.0.1:0")
 	check(err)
 	t.Cleanup(p.store.Kill)
@@ -119,34 +148,38 @@ func newPath(ctx context.Context, t *testing.T, o options) *path {
 			p.links[i] = newLink(t)
 		}
 	}
-	tls, http := p.through(farLink)
+	tls, http := p.through(farLink, o.number)
 	host, _, _ := net.SplitHostPort(tls)
+	config := make(map[string]any)
+	if o.metrics != "" {
+		config["metrics"] = o.metrics
+	}
 	p.connector, err = rig.StartConnector(ctx, p.program, rig.ConnectorOptions{
-		Dir: filepath.Join(t.TempDir(), "connector"), Key: keys.Key1, Name: node,
+		Dir: filepath.Join(t.TempDir(), "connector"), Key: keys.Key1, Name: node, Proxy: rig.Proxy{URL: o.proxy},
 		Endpoint: map[string]any{"host": host, "tls": port(t, tls), "quic": port(t, tls), "http": port(t, http)},
-		Carriers: []string{o.carrier}, Stores: []rig.Store{rig.Loopback(object, p.store.Addr())},
+		Carriers: []string{o.carrier}, Stores: []rig.Store{rig.Loopback(object, p.store.Addr())}, Config: config,
 	})
 	check(err)
-	t.Cleanup(func() { p.end("connector", p.connector.Kill, p.connector.Tail) })
-	_, err = p.relay.Await(ctx, gateway, node, rig.Online)
+	t.Cleanup(func() { ended(t, "connector", p.connector.Kill, p.connector.Tail) })
+	_, err = p.relay.Await(ctx, p.gateway, node, rig.Online)
 	check(err)
-	tls, http = p.through(nearLink)
+	tls, http = p.through(nearLink, o.number)
 	p.forward, err = rig.StartForward(ctx, p.program, rig.ForwardOptions{
 		Dir: filepath.Join(t.TempDir(), "job"), Relay: tls, HTTPPort: strconv.Itoa(port(t, http)), Token: token,
-		Target: gateway + "/" + object, Carriers: []string{o.carrier},
+		Target: p.gateway + "/" + object, Listen: p.local, Carriers: []string{o.carrier},
 	})
 	check(err)
-	t.Cleanup(func() { p.end("forward", p.forward.Kill, p.forward.Tail) })
+	t.Cleanup(func() { ended(t, "forward", p.forward.Kill, p.forward.Tail) })
 	return p
 }
 
 // through gives where the relay's ports are reached: by the link, if there is one.
-func (p *path) through(at int) (tls, http string) {
+func (p *path) through(at, number int) (tls, http string) {
 	l := p.links[at]
 	if l == nil {
 		return p.relay.Address, p.relay.HTTP
 	}
-	host := fmt.Sprintf("127.0.0.%d", 2+at)
+	host := fmt.Sprintf("127.0.0.%d", 2+2*number+at)
 	return l.forward(host, p.relay.TLS), l.forward(host, p.relay.HTTP)
 }
 
@@ -163,19 +196,19 @@ func port(t *testing.T, addr string) int {
 	return n
 }
 
-func (p *path) end(name string, kill func(), tail func() string) {
+func ended(t *testing.T, name string, kill func(), tail func() string) {
 	kill()
-	if p.t.Failed() {
-		p.t.Logf("output of the %s ends:\n%s", name, tail())
+	if t.Failed() {
+		t.Logf("output of the %s ends:\n%s", name, tail())
 	}
 }
 
 // dial opens a connection by an ingress: "forward", beside the job, or "connect", in the relay.
 func (p *path) dial(ctx context.Context, ingress string) (*net.TCPConn, error) {
 	if ingress == "connect" {
-		return p.ingress.Dial(ctx, object+"."+gateway+":0")
+		return p.ingress.Dial(ctx, object+"."+p.gateway+":0")
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", p.forward.Addr)
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", p.local)
 	if err != nil {
 		return nil, err
 	}

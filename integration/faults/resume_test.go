@@ -186,7 +186,7 @@ func TestConnectorRestarted(t *testing.T) {
 			if err := p.broken(ctx, c); err != nil {
 				t.Error(err)
 			}
-			if _, err := p.relay.Await(ctx, gateway, node, rig.Online); err != nil {
+			if _, err := p.relay.Await(ctx, p.gateway, node, rig.Online); err != nil {
 				t.Fatal(err)
 			}
 		}

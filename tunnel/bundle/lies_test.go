@@ -24,10 +24,10 @@ type liar struct {
 	mu sync.Mutex
 	// guarded by mu
 	rand *mrand.Rand
-	lies int      // told so far
-	most int      // to tell
-	rare int      // of how many frames one is lied about
-	kept [][]byte // frames to be replayed
+	lies int         // told so far
+	most int         // to tell
+	rare int         // of how many frames one is lied about
+	kept [2][][]byte // frames to be replayed, by direction: what one end said comes back to none
 }
 
 func (l *liar) over() bool {
@@ -37,19 +37,19 @@ func (l *liar) over() bool {
 }
 
 // instead is what the liar says in the place of a frame.
-func (l *liar) instead(frame []byte) (said [][]byte) {
+func (l *liar) instead(way int, frame []byte) (said [][]byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.kept) < 32 {
-		l.kept = append(l.kept, frame)
+	if kept := l.kept[way]; len(kept) < 32 {
+		l.kept[way] = append(kept, frame)
 	} else if l.rand.IntN(4) == 0 {
-		l.kept[l.rand.IntN(len(l.kept))] = frame
+		kept[l.rand.IntN(len(kept))] = frame
 	}
 	if l.lies >= l.most || l.rand.IntN(l.rare) != 0 {
 		return [][]byte{frame}
 	}
 	for range 1 + l.rand.IntN(4) {
-		if lie := l.lieLocked(frame); lie != nil {
+		if lie := l.lieLocked(way, frame); lie != nil {
 			said = append(said, lie)
 		}
 		l.lies++
@@ -64,12 +64,12 @@ func (l *liar) instead(frame []byte) (said [][]byte) {
 	return said
 }
 
-// lieLocked makes one of a frame, or of one that was said before. FIN stays with its stream: who says of one stream what is
-// true of another, bytes and CRC, tells a lie that holds.
-func (l *liar) lieLocked(frame []byte) []byte {
+// lieLocked makes one of a frame, or of one that was said before. OPEN and FIN stay with their stream: who says of one
+// stream all that is true of another, its name or its bytes and CRC, tells a lie that holds.
+func (l *liar) lieLocked(way int, frame []byte) []byte {
 	r := l.rand
 	if r.IntN(3) == 0 {
-		frame = l.kept[r.IntN(len(l.kept))]
+		frame = l.kept[way][r.IntN(len(l.kept[way]))]
 	}
 	lie := bytes.Clone(frame)
 	number := func(at int) {
@@ -109,14 +109,13 @@ func (l *liar) lieLocked(frame []byte) []byte {
 	case 11: // cut off: what follows is taken for the rest of it
 		lie = lie[:1+r.IntN(len(lie)-1)]
 	}
-	if frameType(frame[0]) == frameFin {
-		copy(lie[min(headerSize, len(lie)):], frame[headerSize:headerSize+8])
-	}
+	name := map[frameType]int{frameOpen: 24, frameFin: 8}[frameType(frame[0])]
+	copy(lie[min(headerSize, len(lie)):], frame[headerSize:headerSize+name])
 	return lie
 }
 
 // pass moves one direction of a lane, from HELLO on, until either side is over.
-func (l *liar) pass(from io.Reader, to io.Writer) {
+func (l *liar) pass(way int, from io.Reader, to io.Writer) {
 	in := bufio.NewReader(from)
 	for {
 		head, err := in.Peek(headerSize)
@@ -129,7 +128,7 @@ func (l *liar) pass(from io.Reader, to io.Writer) {
 		}
 		said := [][]byte{frame}
 		if frameType(frame[0]) != frameHello {
-			said = l.instead(frame)
+			said = l.instead(way, frame)
 		}
 		for _, s := range said {
 			if _, err := to.Write(s); err != nil {
@@ -149,8 +148,8 @@ func (p *pairOf) lyingLane(l *liar, express bool) {
 	atIngress.Local, atIngress.Peer = relayID, nodeID
 	atNode.Local, atNode.Peer = nodeID, relayID
 	end := func() { _ = toIngress.Close(); _ = toNode.Close() }
-	p.serving.Go(func() { l.pass(toIngress, toNode); end() })
-	p.serving.Go(func() { l.pass(toNode, toIngress); end() })
+	p.serving.Go(func() { l.pass(0, toIngress, toNode); end() })
+	p.serving.Go(func() { l.pass(1, toNode, toIngress); end() })
 	p.serving.Go(func() { _ = p.node.Serve(context.Background(), node, atNode) })
 	_ = p.ingress.Join(context.Background(), ingress, atIngress)
 }

@@ -1,0 +1,150 @@
+//go:build linux
+
+package faults
+
+import (
+	"bufio"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ebbgate/ebbgate/integration/proc"
+)
+
+// use is what a process holds.
+type use struct {
+	goroutines, heap float64 // heap in bytes; both 0 where it does not say
+	files            int
+	resident         float64 // bytes
+	violations       float64 // frames that no honest end sends
+}
+
+func (u use) String() string {
+	if u.goroutines == 0 {
+		return fmt.Sprintf("%d files, %.1f MiB resident", u.files, u.resident/(1<<20))
+	}
+	return fmt.Sprintf("%.0f goroutines, %.1f MiB heap, %d files, %.1f MiB resident", u.goroutines, u.heap/(1<<20), u.files, u.resident/(1<<20))
+}
+
+// What a process may hold more than before: lanes and the pipes between those that are joined, timers, memory that the
+// runtime gives back when it likes. Something that is lost with each fault or stream is more before long.
+const (
+	fewGoroutines = 100
+	fewFiles      = 150
+	someHeap      = 24 << 20
+	someMemory    = 128 << 20
+)
+
+// more tells what the process holds more than it did before.
+func (u use) more(before use) bool {
+	return u.goroutines > before.goroutines+fewGoroutines || u.files > before.files+fewFiles ||
+		u.heap > before.heap+someHeap || u.resident > before.resident+someMemory
+}
+
+// shown is what processes hold, a line each.
+func shown(all map[string]use) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		fmt.Fprintf(&b, "\n    %-20s %v", name, all[name])
+	}
+	return b.String()
+}
+
+// use measures the processes that are to be as they were: by name.
+func (s *soak) use() map[string]use {
+	all := make(map[string]use)
+	measure := func(name string, p *proc.Process, metrics string) {
+		u, err := useOf(p, metrics)
+		if err != nil {
+			s.t.Errorf("%s: %v", name, err)
+		}
+		all[name] = u
+	}
+	measure("relay", s.relay.Process, s.metrics)
+	for _, p := range s.paths {
+		measure("connector over "+p.carrier, p.connector.Process, p.metrics)
+		measure("forward over "+p.carrier, p.forward.Process, "")
+	}
+	return all
+}
+
+func useOf(p *proc.Process, metrics string) (u use, err error) {
+	dir := fmt.Sprintf("/proc/%d/", p.PID())
+	files, err := os.ReadDir(dir + "fd")
+	if err != nil {
+		return u, err
+	}
+	u.files = len(files)
+	statm, err := os.ReadFile(dir + "statm")
+	if err != nil {
+		return u, err
+	}
+	pages, err := strconv.ParseFloat(strings.Fields(string(statm))[1], 64)
+	u.resident = pages * float64(os.Getpagesize())
+	if err != nil || metrics == "" {
+		return u, err
+	}
+	answer, err := http.Get("http://" + metrics + "/metrics")
+	if err != nil {
+		return u, err
+	}
+	defer func() { _ = answer.Body.Close() }()
+	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+		name, text, _ := strings.Cut(lines.Text(), " ")
+		value, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			continue
+		}
+		switch name {
+		case "go_goroutines":
+			u.goroutines = value
+		case "go_memstats_heap_alloc_bytes":
+			u.heap = value
+		case `ebbgate_bundle_frames_dropped_total{reason="protocol-violation"}`,
+			`ebbgate_bundle_frames_dropped_total{reason="credit-overflow"}`,
+			`ebbgate_bundle_frames_dropped_total{reason="overlapping-data"}`,
+			`ebbgate_bundle_frames_dropped_total{reason="digest-mismatch"}`:
+			u.violations += value
+		}
+	}
+	return u, nil
+}
+
+// settle waits until everything is as it was before: at the latest when the grace of streams is over whose end was killed.
+func (s *soak) settle(before map[string]use) {
+	late := time.Now().Add(4 * time.Minute)
+	for {
+		now, more := s.use(), false
+		for name, u := range now {
+			more = more || u.more(before[name])
+			if u.violations > 0 {
+				s.t.Errorf("the %s saw %.0f frames that no honest end sends", name, u.violations)
+			}
+		}
+		if s.t.Failed() {
+			return
+		}
+		if !more {
+			s.t.Logf("after: %s", shown(now))
+			return
+		}
+		if wait(s.ctx, 500*time.Millisecond); time.Now().After(late) || s.ctx.Err() != nil {
+			s.t.Errorf("something is left: %s\nbefore it was: %s", shown(now), shown(before))
+			return
+		}
+	}
+}
+
+// watch shows each minute what the connector holds that lives all the while.
+func (s *soak) watch(stop <-chan struct{}) {
+	kept := s.paths[0]
+	for s.pause(stop, time.Minute) {
+		u, err := useOf(kept.connector.Process, kept.metrics)
+		s.t.Logf("after %v: a connector holds %v (%v)", time.Since(s.began).Round(time.Second), u, err)
+	}
+}
