@@ -25,6 +25,7 @@ var binary string
 
 func TestMain(m *testing.M) {
 	oracle.ChildMain()
+	proxyMain()
 	path, remove, err := rig.Build(context.Background())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -89,6 +90,7 @@ type options struct {
 	near    bool   // with nearLink
 	far     bool   // with farLink
 	proxy   string // of the connector, a URL
+	store   *path  // whose forward is the connector's store; nil: a store of its own
 	env     []string
 
 	// Of several paths at one relay.
@@ -140,9 +142,15 @@ func newPath(ctx context.Context, t *testing.T, o options) *path {
 	token, err := p.relay.CreateJob(ctx, name, p.gateway+"/"+object)
 	check(err)
 	p.ingress = rig.Ingress{Addr: p.relay.Connect, Job: name, Token: token}
-	p.store, err = oracle.StartStore(ctx, nil, "127.0.0.1:0")
-	check(err)
-	t.Cleanup(p.store.Kill)
+	var address string
+	if o.store != nil {
+		p.store, address = o.store.store, o.store.local
+	} else {
+		p.store, err = oracle.StartStore(ctx, nil, "127.0.0.1:0")
+		check(err)
+		t.Cleanup(p.store.Kill)
+		address = p.store.Addr()
+	}
 	for i, linked := range []bool{nearLink: o.near, farLink: o.far} {
 		if linked {
 			p.links[i] = newLink(t)
@@ -157,7 +165,7 @@ func newPath(ctx context.Context, t *testing.T, o options) *path {
 	p.connector, err = rig.StartConnector(ctx, p.program, rig.ConnectorOptions{
 		Dir: filepath.Join(t.TempDir(), "connector"), Key: keys.Key1, Name: node, Proxy: rig.Proxy{URL: o.proxy},
 		Endpoint: map[string]any{"host": host, "tls": port(t, tls), "quic": port(t, tls), "http": port(t, http)},
-		Carriers: []string{o.carrier}, Stores: []rig.Store{rig.Loopback(object, p.store.Addr())}, Config: config,
+		Carriers: []string{o.carrier}, Stores: []rig.Store{rig.Loopback(object, address)}, Config: config,
 	})
 	check(err)
 	t.Cleanup(func() { ended(t, "connector", p.connector.Kill, p.connector.Tail) })
