@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	}
 	binary = path
 	flag.Parse()
-	if err := flag.Set("test.parallel", "8"); err != nil { // they mostly wait
+	if err := flag.Set("test.parallel", "12"); err != nil { // they mostly wait
 		panic(err)
 	}
 	code := m.Run()
