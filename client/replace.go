@@ -26,13 +26,9 @@ func (p *pool) replace(reason bundle.Code, match func(bundle.LaneInfo) bool) (go
 
 // leave moves what travels on a session's link to the next one's.
 func (c *Client) leave(ctx context.Context, link tunnel.Link) {
-	for _, gone := range c.pool.replace(bundle.CodeMoved, func(i bundle.LaneInfo) bool { return !i.Direct && i.Over == link }) {
-		select {
-		case <-gone:
-		case <-ctx.Done():
-			return
-		}
-	}
+	tunnel.Vacate(ctx, func() []<-chan struct{} {
+		return c.pool.replace(bundle.CodeMoved, func(i bundle.LaneInfo) bool { return !i.Direct && i.Over == link })
+	})
 }
 
 // renewed has everything replaced that began with the certificate before.

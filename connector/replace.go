@@ -9,13 +9,9 @@ import (
 
 // leave moves what travels on a session's link to the next one's.
 func (r *running) leave(ctx context.Context, link tunnel.Link) {
-	for _, gone := range r.node.Replace(bundle.CodeMoved, func(i bundle.LaneInfo) bool { return i.Over == link }) {
-		select {
-		case <-gone:
-		case <-ctx.Done():
-			return
-		}
-	}
+	tunnel.Vacate(ctx, func() []<-chan struct{} {
+		return r.node.Replace(bundle.CodeMoved, func(i bundle.LaneInfo) bool { return i.Over == link })
+	})
 }
 
 // renewed has everything replaced that began with the certificate before.

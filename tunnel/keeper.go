@@ -181,6 +181,35 @@ func (k *Keeper) leave(ctx context.Context, old *serving) {
 	<-old.over
 }
 
+// lateLanes is how long a link is kept for lanes that were being made on it when
+// another one took its place.
+const lateLanes = 2 * time.Second
+
+// Vacate waits until nothing travels on a link that is left, or ctx ends. replace
+// asks for all that does to be moved, and gives what tells when it has.
+func Vacate(ctx context.Context, replace func() []<-chan struct{}) {
+	for late := false; ; late = true {
+		leaving := replace()
+		if late && len(leaving) == 0 {
+			return
+		}
+		for _, gone := range leaving {
+			select {
+			case <-gone:
+			case <-ctx.Done():
+				return
+			}
+		}
+		timer := time.NewTimer(lateLanes)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
 // tryBetter probes upwards, and gives the new session once it is established.
 func (k *Keeper) tryBetter(ctx context.Context, current *serving) *serving {
 	if k.Better == nil {

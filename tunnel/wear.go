@@ -77,3 +77,10 @@ func (c *recordCount) pass(p []byte, w *wear) {
 		}
 	}
 }
+
+// WearAfter has the connections of this process wear out after so many records,
+// until restore is called. It is for tests: 2^24 are a quarter of a terabyte.
+func WearAfter(records uint64) (restore func()) {
+	before := wornAfter.Swap(records)
+	return func() { wornAfter.Store(before) }
+}
