@@ -53,8 +53,15 @@ func (p *pool) grow(slot *bundleSlot, b *bundle.Bundle) {
 	}
 }
 
-// missing is how many lanes for bulk are wanted that the slot does not keep.
+// missing is how many lanes for bulk are wanted that the slot does not keep. It
+// waits for one that is being made.
 func (p *pool) missing(slot *bundleSlot, b *bundle.Bundle) int {
+	select {
+	case slot.turn <- struct{}{}:
+	case <-p.ctx.Done():
+		return 0
+	}
+	defer func() { <-slot.turn }()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, bulk := b.Wanted()

@@ -91,6 +91,8 @@ func TestBadConnector(t *testing.T) {
 		{"relay port as text", "relay: {host: a, tls: \"443\"}\n", `connector.yaml:1: relay.tls: is text, but a whole number is wanted (example: 443)`},
 		{"relay port broken", "relay: {host: a, tls: 4.5}\n", `connector.yaml:1: relay.tls: is a number, but a whole number is wanted (example: 443)`},
 		{"metrics not on loopback", "metrics: ':9465'\n", `connector.yaml:1: metrics: ":9465" is not on loopback: a connector opens no port to its network (example: metrics: "127.0.0.1:9465")`},
+		{"too many lanes", "lanes: {max: 65}\n", `connector.yaml:1: lanes.max: 65 is no number from 0 to 64`},
+		{"lanes in words", "lanes: {total: many}\n", `connector.yaml:1: lanes.total: is text, but a whole number is wanted (example: 443)`},
 		{"grace too long", "resume_grace: 2h\n", `connector.yaml:1: resume_grace: "2h" is no time from 0 to 1h0m0s (example: resume_grace: 2m0s)`},
 		{"carrier unknown", "carriers: [quick]\n", `connector.yaml:1: carriers[0]: "quick" is none of quic, tls, wss, ws; did you mean "quic"?`},
 		{"carrier twice", "carriers: [tls, tls]\n", `connector.yaml:1: carriers[1]: "tls" is listed twice`},

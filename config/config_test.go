@@ -86,6 +86,7 @@ func TestConnectorDefaults(t *testing.T) {
 		Proxy:       Proxy{Mode: ProxySystem, Auth: []ProxyAuth{ProxyNTLM, ProxyBasic}},
 		Log:         Log{Format: LogAuto},
 		ResumeGrace: DefaultResumeGrace,
+		Lanes:       Lanes{Max: DefaultLanes},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -141,6 +142,8 @@ stores: [{name: file, address: file:1}]
 		"EBBGATE_CONNECTOR_RELAY=environment.example.com:2",
 		"EBBGATE_CONNECTOR_STATE_DIR=/environment",
 		"EBBGATE_CONNECTOR_PROXY_AUTH=basic, ntlm",
+		"EBBGATE_CONNECTOR_LANES_MAX=5",
+		"EBBGATE_CONNECTOR_LANES_TOTAL=9",
 		"EBBGATE_CONNECTOR_CARRIERS=",
 		"EBBGATE_CONNECTOR_STORES=[{name: environment, address: 'environment:2'}]",
 		"EBBGATE_CONNECTOR_PORT_443_TCP=tcp://10.0.0.1:443",
@@ -163,6 +166,7 @@ stores: [{name: file, address: file:1}]
 		}},
 		Log:         Log{Format: LogAuto},
 		ResumeGrace: DefaultResumeGrace,
+		Lanes:       Lanes{Max: 5, Total: 9},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

@@ -19,9 +19,27 @@ type Connector struct {
 	// ResumeGrace is how long streams outlive the last lane to their ingress; 0:
 	// not at all.
 	ResumeGrace time.Duration
+	// Lanes bound the connections to the relay that carry streams.
+	Lanes Lanes
 	// Metrics is where Prometheus metrics are served, on loopback; empty: nowhere.
 	Metrics Listen
 }
+
+// Lanes bound direct lanes.
+type Lanes struct {
+	// Max is how many carry bulk between one ingress and this node, 1 to MostLanes.
+	Max int
+	// Total is how many the node has, to MostLanesTotal; 0: as many as suit the way
+	// to the relay.
+	Total int
+}
+
+// What lanes may be set to, and what they are otherwise.
+const (
+	DefaultLanes   = 16
+	MostLanes      = 64
+	MostLanesTotal = 1024
+)
 
 // Carrier is what a session may travel on.
 type Carrier string
@@ -142,7 +160,11 @@ type rawConnector struct {
 	Stores      []rawStore `mapstructure:"stores"`
 	Log         rawLog     `mapstructure:"log"`
 	ResumeGrace string     `mapstructure:"resume_grace" usage:"how long streams wait for a lost relay to come back (120s; 0: not at all)"`
-	Metrics     string     `mapstructure:"metrics" usage:"loopback address on which Prometheus metrics are served"`
+	Lanes       struct {
+		Max   int `mapstructure:"max" usage:"connections at most that carry the bulk of one ingress (16)"`
+		Total int `mapstructure:"total" usage:"connections at most that carry streams (64, behind a proxy 8)"`
+	} `mapstructure:"lanes"`
+	Metrics string `mapstructure:"metrics" usage:"loopback address on which Prometheus metrics are served"`
 }
 
 // rawEndpoint is {host, tls, quic, http} or one text, which becomes Address.
@@ -171,6 +193,7 @@ func (raw *rawConnector) check(m *merged) (*Connector, error) {
 		Proxy:       raw.checkProxy(c),
 		Log:         raw.Log.check(c),
 		ResumeGrace: c.duration("resume_grace", raw.ResumeGrace, DefaultResumeGrace, maxResumeGrace),
+		Lanes:       Lanes{Max: c.count("lanes.max", raw.Lanes.Max, DefaultLanes, MostLanes), Total: c.count("lanes.total", raw.Lanes.Total, 0, MostLanesTotal)},
 		Metrics:     c.listen("metrics", raw.Metrics),
 	}
 	if conn.Metrics != "" && !conn.Metrics.loopback() {

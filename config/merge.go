@@ -199,6 +199,9 @@ func (s *source) put(where string, k key, text string) {
 		if k.typ.Kind() == reflect.Bool && (text == "true" || text == "false") {
 			node.Tag = "!!bool"
 		}
+		if k.typ.Kind() == reflect.Int {
+			node.Tag = "!!int"
+		}
 		if value, ok := d.value(k.path, node, k.typ, k.short); ok {
 			s.set(where, k, value)
 		}

@@ -67,6 +67,7 @@ func TestReferenceConnector(t *testing.T) {
 			},
 		},
 		ResumeGrace: DefaultResumeGrace,
+		Lanes:       Lanes{Max: 16, Total: 64},
 		Metrics:     "127.0.0.1:9465",
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -174,6 +175,8 @@ func TestKeys(t *testing.T) {
 		"--log-level EBBGATE_CONNECTOR_LOG_LEVEL",
 		"--log-format EBBGATE_CONNECTOR_LOG_FORMAT",
 		"--resume-grace EBBGATE_CONNECTOR_RESUME_GRACE",
+		"--lanes-max EBBGATE_CONNECTOR_LANES_MAX",
+		"--lanes-total EBBGATE_CONNECTOR_LANES_TOTAL",
 		"--metrics EBBGATE_CONNECTOR_METRICS",
 	}
 	if d := cmp.Diff(want, got); d != "" {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -65,6 +66,14 @@ func (c *checker) duration(key, s string, otherwise, most time.Duration) time.Du
 		c.add(key, fmt.Sprintf("%s is no time from 0 to %v", quote(s), most), fmt.Sprintf("%s: %v", key, otherwise))
 	}
 	return d
+}
+
+// count checks a number up to most; 0 is otherwise.
+func (c *checker) count(key string, n, otherwise, most int) int {
+	if n < 0 || n > most {
+		c.add(key, fmt.Sprintf("%d is no number from 0 to %d", n, most), "")
+	}
+	return cmp.Or(n, otherwise)
 }
 
 func (c *checker) host(key, s, example string) string {

@@ -68,6 +68,7 @@ func compare(first, was, next *config.Connector) *Changes {
 	live("relay", was.Relays, next.Relays)
 	live("carriers", was.Carriers, next.Carriers)
 	live("proxy", was.Proxy, next.Proxy)
+	live("lanes", was.Lanes, next.Lanes)
 	live("log.level", was.Log.Level, next.Log.Level)
 	c.Restart = restartKeys(first, next)
 	for _, list := range [][]string{c.StoresAdded, c.StoresRemoved, c.StoresChanged, c.Keys, c.Restart} {
@@ -77,7 +78,7 @@ func compare(first, was, next *config.Connector) *Changes {
 }
 
 // liveFields are those of config.Connector that a reload takes over.
-var liveFields = []string{"Relays", "Carriers", "Proxy", "Stores", "Log"}
+var liveFields = []string{"Relays", "Carriers", "Proxy", "Stores", "Log", "Lanes"}
 
 // restartKeys are the keys of which next has another value than the connector was
 // started with, and which a reload does not take over: every one that is not

@@ -129,6 +129,7 @@ func (r *running) reload(ctx context.Context, cause string) reloaded {
 		r.cfg.Level.Set(next.file.Log.Level)
 	}
 	r.put(next, changes.reroutes())
+	r.limitLanes()
 	r.metrics.reloads.WithLabelValues("ok").Inc()
 	log.Info("the configuration was read again and is in force", "stores_added", changes.StoresAdded, "stores_removed", changes.StoresRemoved,
 		"stores_changed", changes.StoresChanged, "keys", changes.Keys, "restart_needed", changes.Restart)

@@ -180,6 +180,7 @@ func (p *relay) serve(ctx context.Context, link tunnel.Link, role string, up fun
 	}
 	p.guardLink(link, route)
 	p.sessions.add(e)
+	p.limitLanes()
 	gauge := p.metrics.sessions.WithLabelValues(role, string(link.Carrier()))
 	gauge.Inc()
 	p.logger.Info("session", "role", role, "carrier", link.Carrier(), "relay", e.relay, "remote", link.RemoteAddr().String(), "proxy", route.proxy.Status().Proxy)
@@ -286,6 +287,7 @@ func (r *running) beat(ctx context.Context, e *entry, hello tunnel.Hello) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
+		r.limitLanes() // what the network refused may be long ago
 		if err := e.session.Notify(tunnel.TypeHeartbeat, r.heartbeat(ctx, e)); err != nil {
 			return // the session is over
 		}

@@ -230,6 +230,7 @@ func (b *Bundle) addLane(conn net.Conn, info LaneInfo, peerIncarnation uint64) (
 	b.rankLocked()
 	b.partLocked()
 	b.wishLocked()
+	b.joinedLocked()
 	b.cfg.Metrics.lanes.Inc()
 	l.pingAt = time.Now()
 	b.armLocked(l.pingAt)

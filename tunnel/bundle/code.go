@@ -77,6 +77,8 @@ const (
 	CodeDraining Code = 52
 	// CodeMoved is a lane whose session, carrier or proxy is not used any more.
 	CodeMoved Code = 53
+	// CodeIdle is a lane that bulk did not need any more.
+	CodeIdle Code = 54
 )
 
 var codeNames = map[Code]string{
@@ -112,6 +114,7 @@ var codeNames = map[Code]string{
 	CodeCertificate:      "certificate",
 	CodeDraining:         "draining",
 	CodeMoved:            "moved",
+	CodeIdle:             "idle",
 }
 
 // String is the name that logs, metrics and answers use. All codes of a newer

@@ -17,7 +17,7 @@ const (
 // Bundles look at themselves while bulk is under way on a long path.
 const (
 	// growLooks looks make a judgement, growLook apart at least, else a round trip.
-	growLooks = 8
+	growLooks = 6
 	growLook  = 60 * time.Millisecond
 	// growGain is what each lane that was added must bring, as a part of what one
 	// had brought before.
@@ -39,18 +39,20 @@ const (
 // what it would use, and the most that it lets the bundle have.
 type growth struct {
 	// guarded by b.mu
-	own, far int  // lanes that each end would use; 0: it has had no bulk
-	most     int  // that the node allows
-	have     int  // that there are
-	tell     bool // node: a LANES is to be written
-	said     bool // node: one was
-	long     bool // the path is
+	own, far int           // lanes that each end would use; 0: it has had no bulk
+	most     int           // that the node allows
+	have     int           // that there are
+	tell     bool          // node: a LANES is to be written
+	said     bool          // node: one was
+	least    time.Duration // round trip of the nearest lane
+	long     bool          // that is long
 
 	at      time.Time // of the next look; zero: no bulk is under way
 	usedAt  time.Time // when bulk was last seen
 	began   time.Time // of this judgement
 	from    uint64    // delivered then
 	number  uint      // lanes that there ever were then
+	look    uint32    // counts looks
 	looks   int
 	waited  int     // of them, with bulk that no lane could take
 	last    float64 // bytes per second at the last judgement
@@ -136,7 +138,8 @@ func (b *Bundle) lanesLocked(lanes, most int) error {
 // measuredLocked notes a round trip: it tells whether the path is long.
 func (b *Bundle) measuredLocked() {
 	g := &b.growth
-	g.long = b.rttLocked() > shortPath
+	g.least = b.rttLocked()
+	g.long = g.least > shortPath
 	b.chunk = maxChunk
 	if !g.long {
 		return
@@ -159,7 +162,7 @@ func (b *Bundle) chunkLocked() int {
 			lanes++
 		}
 	}
-	if lanes > 0 && rate/float64(lanes)*b.rttLocked().Seconds() > 2*thinLane {
+	if lanes > 0 && rate/float64(lanes)*b.growth.least.Seconds() > 2*thinLane {
 		return 64 << 10
 	}
 	return 16 << 10
@@ -170,7 +173,7 @@ func (b *Bundle) judgeLocked(now time.Time) {
 	g := &b.growth
 	g.usedAt = now
 	g.began, g.from, g.number, g.looks, g.waited = now, b.delivered, b.laneCount, 0, 0
-	g.at = now.Add(max(growLook, b.rttLocked()))
+	g.at = now.Add(max(growLook, b.growth.least))
 	b.armLocked(g.at)
 }
 
@@ -186,42 +189,53 @@ func (b *Bundle) growLocked(now time.Time) {
 	}
 	b.chunk = b.chunkLocked()
 	b.soundLocked(now)
+	g.look++
 	g.looks++
-	if b.waitingLocked() {
+	if late := b.overtakeLocked(); late || b.waitingLocked() {
 		g.waited++
 	}
 	if g.looks < growLooks {
-		g.at = now.Add(max(growLook, b.rttLocked()))
+		g.at = now.Add(max(growLook, b.growth.least))
 		return
 	}
-	if g.number == b.laneCount && g.have >= g.own {
+	if g.number == b.laneCount && g.have > 0 && g.have >= g.own {
 		rate := float64(b.delivered-g.from) / now.Sub(g.began).Seconds()
-		if rate <= 1.1*g.last {
-			b.weighLocked(now, rate)
-		}
+		b.weighLocked(now, rate)
 		g.last = rate
 	}
 	b.judgeLocked(now)
 }
 
-// weighLocked decides about more lanes, at a rate that does not rise by itself.
+// weighLocked decides about more lanes.
 func (b *Bundle) weighLocked(now time.Time, rate float64) {
 	g := &b.growth
+	rises := rate > 1.1*g.last // by itself
+	thin := rate/float64(g.have)*b.growth.least.Seconds() < thinLane
+	little := g.before > 0 && rate < g.before*(1+growGain*(g.step-1))
 	switch {
-	case g.waited*4 < growLooks*3, b.level.limit > 0, now.Before(g.settled), g.have >= g.most:
+	case g.waited*4 < growLooks*3, b.level.limit > 0, now.Before(g.settled), rises && (little || !thin):
 		return
-	case g.before > 0 && rate < g.before*(1+growGain*(g.step-1)):
+	case little:
 		g.before, g.settled = 0, now.Add(growHold)
+		return
+	case g.have >= g.most:
 		return
 	}
 	more := 2 * g.have
-	if rate/float64(max(g.have, 1))*b.rttLocked().Seconds() < thinLane {
+	if thin {
 		more = 4 * g.have
 	}
 	more = min(more, g.most)
 	g.before, g.step = rate, float64(more)/float64(g.have)
 	g.own = more
 	b.wishLocked()
+}
+
+// joinedLocked begins a judgement anew where the lanes that were wanted are there.
+func (b *Bundle) joinedLocked() {
+	if g := &b.growth; !g.at.IsZero() && g.have >= g.own {
+		b.judgeLocked(time.Now())
+	}
 }
 
 // waitingLocked tells whether there is bulk that no lane can take now.
@@ -237,11 +251,68 @@ func (b *Bundle) waitingLocked() bool {
 	return true
 }
 
-// thinLocked gives up what a bundle without bulk does not need.
+// thinLocked gives up the lanes that neither end has used for bulk for a while, but
+// for one. Those that somebody keeps on purpose stay.
 func (b *Bundle) thinLocked(now time.Time) {
 	g := &b.growth
-	if g.long && g.own > 0 && g.at.IsZero() && now.Sub(g.usedAt) > growIdle {
+	if !g.at.IsZero() || now.Sub(g.usedAt) < growIdle {
+		return
+	}
+	if g.own > lanesShort {
 		g.own = 0
 		b.wishLocked()
 	}
+	for i := len(b.lanes) - 1; i >= 0 && b.role == roleIngress && g.have > max(b.targetLocked(), 1); i-- {
+		if l := b.lanes[i]; l.info.Direct && !l.info.Express && l.info.Replaced == nil && !l.closing && l.replaced == CodeOK {
+			l.replaced = CodeIdle
+			l.partLocked()
+		}
+	}
+}
+
+// overtakeLooks is for how many looks a stream waits for a chunk on its lane.
+const overtakeLooks = 4
+
+// overtakeLocked has chunks sent again on other lanes whose own are late with them
+// while their streams may send nothing more: one slow lane must not stop the
+// others. It tells whether there are such chunks.
+func (b *Bundle) overtakeLocked() (late bool) {
+	free := 0
+	for _, l := range b.lanes {
+		if l.idle && !l.closing && !l.suspect && b.carriesBulkLocked(l) && l.roomLocked() {
+			free++
+		}
+	}
+	for _, s := range b.streams {
+		if s.phase != phaseOpen || s.send.credit > s.send.off || s.send.unsent.len() > 0 {
+			continue
+		}
+		var again []*chunk
+		for _, c := range s.send.kept.all() {
+			if c.arrived || b.growth.look-c.look < overtakeLooks {
+				if len(again) == 0 && !c.arrived {
+					break // what the far end waits for is not late
+				}
+				continue
+			}
+			late = true
+			if len(again) >= free || c.writing > 0 {
+				break
+			}
+			again = append(again, c)
+		}
+		for i := len(again) - 1; i >= 0; i-- {
+			c := again[i]
+			if !c.lane.overtaken {
+				c.lane.overtaken = true
+				c.lane.rate /= 2
+			}
+			s.requeueLocked(c)
+			free--
+		}
+	}
+	for _, l := range b.lanes {
+		l.overtaken = false
+	}
+	return late
 }

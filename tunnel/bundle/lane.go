@@ -61,8 +61,10 @@ type lane struct {
 	rate       float64       // best bytes per second that LACKs showed
 	sampleAt   time.Time
 	sampleFrom uint64
+	sampleSent uint64    // sentBytes when the sample began
 	limited    bool      // by the window, since the sample began
 	heardAt    time.Time // when a LACK last moved, or the lane got work again
+	overtaken  bool      // of b.overtakeLocked
 	suspect    bool      // it is silent: what it holds went elsewhere, nothing new goes here
 }
 
@@ -283,7 +285,7 @@ func (l *lane) lackLocked(taken uint64) error {
 func (l *lane) sampleLocked() {
 	now := time.Now()
 	if l.sampleAt.IsZero() {
-		l.sampleAt, l.sampleFrom, l.limited = now, l.lacked, false
+		l.sampleAt, l.sampleFrom, l.sampleSent, l.limited = now, l.lacked, l.sentBytes, false
 		return
 	}
 	elapsed := now.Sub(l.sampleAt)
@@ -291,15 +293,18 @@ func (l *lane) sampleLocked() {
 		return
 	}
 	rate := float64(l.lacked-l.sampleFrom) / elapsed.Seconds()
+	rounds := elapsed.Seconds() / max(l.rtt, time.Millisecond).Seconds()
 	switch {
-	case rate > l.rate && l.b.growth.long: // what loss held back comes at once
-		l.rate += (rate - l.rate) / 2
+	case l.b.growth.long && rate > l.rate: // what loss held back comes at once
+		l.rate += (rate - l.rate) * min(rounds/2, 1)
+	case l.b.growth.long && l.lacked < l.sampleSent: // it was never empty
+		l.rate += (rate - l.rate) * min(rounds/4, 1)
 	case rate > l.rate:
 		l.rate = rate
 	case l.limited: // it could have been faster, and was not
 		l.rate += (rate - l.rate) / 8
 	}
-	l.sampleAt, l.sampleFrom, l.limited = now, l.lacked, false
+	l.sampleAt, l.sampleFrom, l.sampleSent, l.limited = now, l.lacked, l.sentBytes, false
 }
 
 // roomLocked tells whether the lane's window lets more DATA out.
@@ -316,11 +321,12 @@ func (l *lane) roomLocked() bool {
 
 // windowLocked is how many bytes the lane may have under way.
 func (l *lane) windowLocked() uint64 {
-	floor, gain := float64(windowFloor), 2.0
+	floor, gain, rtt := float64(windowFloor), 2.0, l.rtt
 	if l.b.growth.long {
 		floor, gain = longFloor, longGain
+		rtt = min(rtt, l.b.growth.least*3/2) // its own may be of a queue in which it began
 	}
-	return uint64(min(max(floor, gain*l.rate*l.rtt.Seconds()), maxLaneWindow))
+	return uint64(min(max(floor, gain*l.rate*rtt.Seconds()), maxLaneWindow))
 }
 
 func (l *lane) wakeLocked() {
@@ -488,5 +494,9 @@ func (l *lane) pongLocked(nonce uint64) {
 	}
 	if l.info.Express && l.b.carriesControlLocked(l) {
 		l.b.levelLocked(rtt)
+		if !l.b.growth.at.IsZero() { // the next one at once
+			l.ping = true
+			l.wakeLocked()
+		}
 	}
 }

@@ -280,7 +280,8 @@ func (s *Stream) ackLocked() {
 }
 
 // widenLocked doubles the window of a stream that drains half of it in less
-// than four round trips, as long as the pool is not short.
+// than four round trips, as long as the pool is not short; in less than eight
+// where bytes came that wait for others, on slower lanes.
 func (s *Stream) widenLocked(now time.Time) {
 	r := &s.recv
 	if r.epochAt.IsZero() {
@@ -291,7 +292,11 @@ func (s *Stream) widenLocked(now time.Time) {
 		return
 	}
 	rtt := max(s.b.rttLocked(), time.Millisecond)
-	if now.Sub(r.epochAt) < 4*rtt && r.window < maxWindow {
+	enough := 4 * rtt
+	if s.b.growth.long && len(r.ahead) > 0 {
+		enough = 8 * rtt
+	}
+	if now.Sub(r.epochAt) < enough && r.window < maxWindow {
 		r.window = min(2*r.window, maxWindow)
 	}
 	r.epochAt, r.epochFrom = now, r.consumed

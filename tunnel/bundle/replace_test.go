@@ -21,10 +21,10 @@ type renewing struct {
 	t     *testing.T
 	limit int64 // writes after which an end's lane is worn; 0: never
 	delay func() time.Duration
-	stop  bool // no lane is made again
 
 	mu    sync.Mutex
 	made  int
+	stop  bool // no lane is made again
 	live  map[int]testLane
 	tasks sync.WaitGroup
 }
@@ -43,7 +43,12 @@ func (c *counted) Write(p []byte) (int, error) {
 func newRenewing(t *testing.T, limit int64, delay time.Duration) (*renewing, chan *memSocket) {
 	open, stores := storeServer()
 	r := &renewing{t: t, pairOf: newPair(t, 0, open), limit: limit, delay: func() time.Duration { return delay }, live: make(map[int]testLane)}
-	t.Cleanup(r.tasks.Wait)
+	t.Cleanup(func() {
+		r.mu.Lock()
+		r.stop = true
+		r.mu.Unlock()
+		r.tasks.Wait()
+	})
 	return r, stores
 }
 
@@ -65,6 +70,8 @@ func (r *renewing) add(info LaneInfo) {
 	r.live[number] = l
 	r.mu.Unlock()
 	near.Replaced = func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		if r.stop {
 			return
 		}

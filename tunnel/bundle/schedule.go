@@ -81,6 +81,7 @@ func (b *Bundle) placeLocked(l *lane, c *chunk) {
 	if c.writing == 0 { // else a dead lane's writer is not back yet, and the header is there
 		putDataHeader(c.buf.block, c.s.id, c.off, c.n)
 	}
+	c.lane, c.look = l, b.growth.look
 	c.s.carriedLocked(l)
 	l.recordLocked(headroom+c.n, record{s: c.s, kind: kindData, c: c})
 	if c.n <= smallChunk {

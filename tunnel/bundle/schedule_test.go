@@ -22,6 +22,8 @@ type path struct {
 	mu     sync.Mutex
 	cond   sync.Cond
 	delay  func() time.Duration
+	road   *road     // nil: only the delay
+	had    time.Time // when the road had the newest piece of this lane
 	last   time.Time // arrival of the newest piece
 	pieces []arrival
 	size   int
@@ -62,7 +64,12 @@ func (p *path) write(data []byte) (n int, err error) {
 		}
 		part := data[:min(len(data), pathRoom-p.size)]
 		now := time.Now()
-		if p.last = now.Add(p.delay()); len(p.pieces) > 0 && p.last.Before(p.pieces[len(p.pieces)-1].at) {
+		if p.road != nil {
+			p.last = p.road.pass(len(part), &p.had)
+		} else {
+			p.last = now.Add(p.delay())
+		}
+		if len(p.pieces) > 0 && p.last.Before(p.pieces[len(p.pieces)-1].at) {
 			p.last = p.pieces[len(p.pieces)-1].at // a lane keeps its order
 		}
 		p.pieces = append(p.pieces, arrival{p.last, bytes.Clone(part)})

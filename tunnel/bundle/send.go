@@ -32,10 +32,12 @@ type chunk struct {
 	buf *buffer // nil once nobody needs the bytes
 
 	// guarded by b.mu
-	writing int  // lanes that are writing it right now
-	unsent  bool // in s.send.unsent
-	arrived bool // the far end has it in memory
-	acked   bool // the far end consumed it, or nobody wants it any more
+	lane    *lane  // that had it last
+	look    uint32 // b.growth.look then
+	writing int    // lanes that are writing it right now
+	unsent  bool   // in s.send.unsent
+	arrived bool   // the far end has it in memory
+	acked   bool   // the far end consumed it, or nobody wants it any more
 }
 
 // releaseLocked gives the memory back once nobody writes it.

@@ -1,0 +1,197 @@
+package bundle
+
+import (
+	"context"
+	"crypto/rand"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// road is what all lanes of a test share in one direction: a bottleneck with a
+// queue before it.
+type road struct {
+	delay time.Duration
+	rate  float64 // bytes per second of all lanes; 0: no bottleneck
+	each  float64 // of one lane: what loss leaves of it
+
+	mu   sync.Mutex
+	free time.Time
+}
+
+// pass gives when so many bytes of a lane arrive, which had its last at from.
+func (r *road) pass(n int, from *time.Time) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	at := now
+	if r.rate > 0 {
+		if r.free.Before(now) {
+			r.free = now
+		}
+		r.free = r.free.Add(time.Duration(float64(n) / r.rate * 1e9))
+		at = r.free
+	}
+	if r.each > 0 {
+		if from.Before(now) {
+			*from = now
+		}
+		*from = from.Add(time.Duration(float64(n) / r.each * 1e9))
+		if from.After(at) {
+			at = *from
+		}
+	}
+	return at.Add(r.delay)
+}
+
+// longRoads makes direct lanes of a bundle whenever one is wanted.
+func (p *pairOf) longRoads(up, down *road) (stop func()) {
+	over := make(chan struct{})
+	var making sync.WaitGroup
+	making.Go(func() {
+		for {
+			select {
+			case <-over:
+				return
+			case <-p.ingress.Wanting():
+			}
+			for {
+				_, bulk := p.ingress.Wanted()
+				if bulk == 0 {
+					break
+				}
+				p.roadLane(LaneInfo{Direct: true}, up, down)
+			}
+		}
+	})
+	return func() { close(over); making.Wait() }
+}
+
+func (p *pairOf) roadLane(info LaneInfo, up, down *road) {
+	p.t.Helper()
+	l := testLane{newPath(nil), newPath(nil)}
+	l.up.road, l.down.road = up, down
+	info.Carrier, info.Exporter = "road", make([]byte, 32)
+	_, _ = rand.Read(info.Exporter)
+	far, near := info, info
+	near.Local, near.Peer = relayID, nodeID
+	far.Local, far.Peer = nodeID, relayID
+	p.serving.Go(func() { _ = p.node.Serve(context.Background(), pathConn{in: l.up, out: l.down}, far) })
+	if err := p.ingress.Join(context.Background(), pathConn{in: l.down, out: l.up}, near); err != nil {
+		p.t.Error(err)
+	}
+}
+
+// copied moves bytes through one stream for a while and gives how many came.
+func copied(from, to net.Conn, d time.Duration) int {
+	over := make(chan struct{})
+	go func() {
+		buf := make([]byte, 64<<10)
+		for {
+			select {
+			case <-over:
+				return
+			default:
+			}
+			if _, err := from.Write(buf); err != nil {
+				return
+			}
+		}
+	}()
+	total := 0
+	end := time.Now().Add(d)
+	buf := make([]byte, 256<<10)
+	for time.Now().Before(end) {
+		n, err := to.Read(buf)
+		total += n
+		if err != nil {
+			break
+		}
+	}
+	close(over)
+	return total
+}
+
+// copyFor is long enough for all judgements that matter.
+const copyFor = 15 * time.Second
+
+func TestLanesGrowWhereEachMovesLittle(t *testing.T) {
+	const mega = 1e6
+	for _, c := range []struct {
+		name        string
+		up          bool
+		rate, each  float64
+		delay       time.Duration
+		least, most int
+	}{
+		{"lossy, up", true, 0, mega / 4, 40 * time.Millisecond, 16, 16},
+		{"lossy, down", false, 0, mega / 4, 40 * time.Millisecond, 16, 16},
+		{"full, up", true, 4 * mega, 0, 40 * time.Millisecond, 4, 8},
+		{"full, down", false, 4 * mega, 0, 40 * time.Millisecond, 4, 8},
+		{"short", true, 4 * mega, 0, 100 * time.Microsecond, 1, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				open, stores := storeServer()
+				p := newPair(t, time.Minute, open)
+				narrow, wide := &road{delay: c.delay, rate: c.rate, each: c.each}, &road{delay: c.delay}
+				up, down := narrow, wide
+				if !c.up {
+					up, down = wide, narrow
+				}
+				p.roadLane(LaneInfo{Express: true, Direct: true}, up, down)
+				p.roadLane(LaneInfo{Direct: true}, up, down)
+				stop := p.longRoads(up, down)
+				time.Sleep(time.Second)
+				s := p.carry(stores)
+				from, to := net.Conn(s.job), net.Conn(s.store)
+				if !c.up {
+					from, to = to, from
+				}
+				n := copied(from, to, copyFor)
+				lanes := p.ingress.Lanes() - 1
+				if lanes < c.least || lanes > c.most {
+					t.Errorf("%d lanes for bulk, want %d to %d", lanes, c.least, c.most)
+				}
+				if all := max(c.rate, float64(lanes)*c.each); float64(n) < all*copyFor.Seconds()/2 {
+					t.Errorf("%d bytes, %.0f would have had room", n, all*copyFor.Seconds())
+				}
+				s.job.Close()
+				<-s.report
+				go func() { _, _ = io.Copy(io.Discard, s.store) }()
+				time.Sleep(3 * growIdle)
+				if left := p.ingress.Lanes() - 1; left != 1 {
+					t.Errorf("%d lanes for bulk at rest, want 1", left)
+				}
+				stop()
+			})
+		})
+	}
+}
+
+func TestNodeLimitsLanes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open, stores := storeServer()
+		p := newPair(t, time.Minute, open)
+		p.node.LimitLanes(3)
+		up, down := &road{delay: 40 * time.Millisecond, each: 250e3}, &road{delay: 40 * time.Millisecond}
+		p.roadLane(LaneInfo{Express: true, Direct: true}, up, down)
+		p.roadLane(LaneInfo{Direct: true}, up, down)
+		stop := p.longRoads(up, down)
+		time.Sleep(time.Second)
+		s := p.carry(stores)
+		for _, most := range []int{3, 7} {
+			p.node.LimitLanes(most)
+			copied(s.job, s.store, copyFor)
+			if lanes := p.ingress.Lanes() - 1; lanes != most {
+				t.Errorf("%d lanes for bulk, the node allows %d", lanes, most)
+			}
+		}
+		s.job.Close()
+		<-s.report
+		stop()
+	})
+}
