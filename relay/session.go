@@ -64,6 +64,7 @@ func (r *Relay) serveLink(ctx context.Context, link tunnel.Link, proved func()) 
 	gauge.Inc()
 	defer gauge.Dec()
 	if v.node != nil {
+		r.sessions.Go(v.recall)
 		r.sessions.Go(func() { r.keepOwnLanes(ctx, v) })
 	}
 	r.log.Debug("session", "role", v.role, "identity", v.identity.String(), "carrier", link.Carrier(), "from", link.RemoteAddr().String())

@@ -16,9 +16,9 @@ import (
 var slowObject = oracle.Script{Seed: 77, Send: 300_000, Chunk: 10_000, Pause: 50 * time.Millisecond, End: oracle.EndFIN}
 
 // read starts reading an object and returns once its first bytes are there.
-func (c *company) read(t *testing.T, script oracle.Script) <-chan oracle.Outcome {
+func (c *company) read(t *testing.T, ingress string, script oracle.Script) <-chan oracle.Outcome {
 	t.Helper()
-	conn, err := c.dial(t.Context(), "connect")
+	conn, err := c.dial(t.Context(), ingress)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func TestRelayDrains(t *testing.T) {
 	t.Parallel()
 	ctx := deadline(t, 4*time.Minute)
 	c := newCompany(ctx, t, "tls")
-	object := c.read(t, slowObject)
+	object := c.read(t, "connect", slowObject)
 	if err := c.relay.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +82,47 @@ func (c *company) awaitDraining(ctx context.Context, t *testing.T) {
 	}
 }
 
+// TestRelayDrainsClients ends a relay while an object is on its way to a client, by lanes that the relay only moves: the
+// object arrives, and clients that have nothing open do not keep the relay waiting.
+func TestRelayDrainsClients(t *testing.T) {
+	for _, carrier := range carriers {
+		t.Run(carrier, func(t *testing.T) {
+			t.Parallel()
+			ctx := deadline(t, 4*time.Minute)
+			relay, err := rig.StartRelay(ctx, rig.Program{Path: binary}, rig.RelayOptions{
+				Dir: t.TempDir(), Flags: []string{"--drain-timeout", "1h"},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			watch(t, relay.Process, false)
+			c := joinRelay(ctx, t, relay, carrier, corp)
+			idle, err := c.newForward(ctx, t, c.ingress.Token, store)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.startForward(ctx, t)
+			short := slowObject
+			short.Send = 10_000
+			c.forward, idle = idle, c.forward
+			if o := <-c.read(t, "forward", short); !o.Complete() {
+				t.Fatalf("the first object: %v", o)
+			}
+			c.forward, idle = idle, c.forward
+			object := c.read(t, "forward", slowObject)
+			if err := relay.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if o := <-object; !o.Complete() || o.Honest(slowObject.Seed, slowObject.Send) != nil {
+				t.Errorf("the object that was on its way: %v", o)
+			}
+			if err := relay.Wait(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestRelayDrainsInTime has an object that takes too long: it is reset, not cut, when the time is over or at a second
 // signal.
 func TestRelayDrainsInTime(t *testing.T) {
@@ -102,7 +143,7 @@ func TestRelayDrainsInTime(t *testing.T) {
 			}
 			watch(t, relay.Process, false)
 			c := joinRelay(ctx, t, relay, "tls", corp)
-			object := c.read(t, long)
+			object := c.read(t, "connect", long)
 			began := time.Now()
 			for range test.signals {
 				if err := relay.Signal(syscall.SIGTERM); err != nil {
@@ -130,7 +171,7 @@ func TestConnectorStops(t *testing.T) {
 			c := newCompany(ctx, t, carrier)
 			long := slowObject
 			long.Send = 1 << 30
-			object := c.read(t, long)
+			object := c.read(t, "connect", long)
 			began := time.Now()
 			if err := c.connector.Stop(10 * time.Second); err != nil {
 				t.Error(err)

@@ -104,7 +104,7 @@ func TestReload(t *testing.T) {
 			ctx := deadline(t, 4*time.Minute)
 			c := newCompany(ctx, t, carrier)
 			all := c.newJob(ctx, t, "everything", store, "added")
-			object := c.read(t, slowObject)
+			object := c.read(t, "connect", slowObject)
 			c.connector.Options.Stores = []rig.Store{rig.Loopback("added", c.store.Addr())}
 			got := reload(ctx, t, c.connector)
 			if !slices.Equal(got.StoresAdded, []string{"added"}) || !slices.Equal(got.StoresRemoved, []string{store}) || !got.Announced {
@@ -225,7 +225,7 @@ func TestReloadProxy(t *testing.T) {
 	t.Parallel()
 	ctx := deadline(t, 4*time.Minute)
 	c := newCompany(ctx, t, "tls")
-	object := c.read(t, slowObject)
+	object := c.read(t, "connect", slowObject)
 	password := "opensesame"
 	proxy := &basicProxy{}
 	proxy.password.Store(&password)

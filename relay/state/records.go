@@ -57,6 +57,8 @@ type Job struct {
 	Allow   []string // gateway/store, or gateway/* for all its stores; sorted
 	Created time.Time
 	Revoked bool
+	// RevokedAt is when; zero: it was not.
+	RevokedAt time.Time
 }
 
 // Allows tells whether the job may dial a store.

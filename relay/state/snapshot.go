@@ -220,6 +220,9 @@ func (s *snapshot) putJob(f *fields) {
 		},
 		row: f.row,
 	}
+	if j.Revoked {
+		j.RevokedAt = f.time("revoked")
+	}
 	f.json("allow", &j.Allow)
 	s.jobs[jobKey{j.Tenant, j.Name}] = j
 }
