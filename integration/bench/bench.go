@@ -63,7 +63,7 @@ func measureAll(ctx context.Context, o options) (*report, error) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	s := site{dir: dir}
-	if o.rows == nil || slices.ContainsFunc(o.rows, func(name string) bool { return strings.Contains(name, "-") }) {
+	if o.rows == nil || slices.Contains(o.only, "faults") || slices.ContainsFunc(o.rows, func(name string) bool { return strings.Contains(name, "-") }) {
 		o.say("building ebbgate")
 		var remove func()
 		if s.binary, remove, s.noBinary = rig.Build(ctx); s.noBinary == nil {

@@ -123,7 +123,7 @@ func mapSections(ctx context.Context, r *report, s site, o options) error {
 			for _, congestion := range []string{onlyCubic, allowingBBR} {
 				c := &condition{RTT: rtt, Rate: longRate, Loss: loss, Congestion: congestion}
 				o.say("%v", c)
-				t := trial{loss, congestion, mapRows[congestion], nil}
+				t := trial{loss, congestion, orDefault(o.rows, mapRows[congestion]...), nil}
 				if err := t.run(ctx, r.section("map", c), link, s, o); err != nil {
 					return err
 				}

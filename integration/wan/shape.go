@@ -77,7 +77,7 @@ func (l *line) admit(now time.Duration, n int, s Shape) (due time.Duration, f fa
 	if s.Loss > 0 && l.rand.Float64() < s.Loss {
 		return 0, lost
 	}
-	due = sent + s.Delay
+	due = max(sent, now) + s.Delay
 	if s.Jitter > 0 {
 		due += time.Duration(l.rand.Int64N(int64(s.Jitter)))
 	}
