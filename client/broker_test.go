@@ -103,9 +103,11 @@ func (n *testNode) cut() {
 	n.lanes = nil
 }
 
-func (b *testBroker) direct() bool { return false }
+func (b *testBroker) up(via int) bool { return via == 0 }
 
-func (b *testBroker) laneTokens(_ context.Context, node string, n int) ([]string, error) {
+func (b *testBroker) direct(int) bool { return false }
+
+func (b *testBroker) laneTokens(_ context.Context, _ int, node string, n int) ([]string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.asked++
@@ -141,7 +143,7 @@ func (b *testBroker) grant(_ context.Context, t Target, node string, lanes int) 
 	}, nil
 }
 
-func (b *testBroker) lane(ctx context.Context, node, token string, class int) (net.Conn, bundle.LaneInfo, error) {
+func (b *testBroker) lane(ctx context.Context, _ int, node, token string, class int) (net.Conn, bundle.LaneInfo, error) {
 	b.mu.Lock()
 	n := b.nodes[node]
 	i := slices.Index(b.tokens, token)

@@ -38,8 +38,9 @@ const (
 
 // Config is what a [Client] needs to know. It is read once.
 type Config struct {
-	// Relay is host[:tls-port]; the port is 443 unless given. Empty: as
-	// EBBGATE_RELAY says.
+	// Relay is host[:tls-port]; the port is 443 unless given. Several, on one state,
+	// are separated by commas; then there are no others. One tells of the others.
+	// Empty: as EBBGATE_RELAY says.
 	Relay string
 	// HTTPPort is the relay's port for WebSockets without TLS of their own; 0: as
 	// EBBGATE_RELAY_HTTP_PORT says, else as the relay says, 80 until it does.
@@ -94,19 +95,22 @@ type Client struct {
 	carriers    []tunnel.Carrier
 	proxy       *proxycfg.Proxy
 	incarnation uint64
-	memory      carrierMemory
+	memory      carrierMemory // of enrolments
 	holder      certs.Holder
+	roster      *tunnel.Roster
+	relays      [tunnel.Places]*relay
 	sessions    *sessions
-	directLanes directLanes
 	pool        *pool
 	ends        tunnel.Reporter
 	ready       sync.Once
 
+	learning sync.Mutex // held from what a relay told until the roster has it
+
 	mu sync.Mutex
 	// guarded by mu
-	endpoint tunnel.Endpoint // ports as the relay announced them, once it did
-	identity certs.Identity  // zero before the first enrolment
-	trust    *certs.Trust    // nil before the first enrolment
+	seeds    []tunnel.Endpoint // ports as the relays announced them, once they did
+	identity certs.Identity    // zero before the first enrolment
+	trust    *certs.Trust      // nil before the first enrolment
 }
 
 // New checks the configuration and reads the token file; it touches no network.
@@ -131,7 +135,7 @@ func New(cfg Config) (*Client, error) {
 	if c.cfg.ResumeGrace, err = resumeGrace(cfg.ResumeGrace, cfg.Environment("EBBGATE_RESUME_GRACE")); err != nil {
 		return nil, err
 	}
-	if c.endpoint, err = parseRelay(first(cfg.Relay, cfg.Environment("EBBGATE_RELAY"))); err != nil {
+	if c.seeds, err = parseRelays(first(cfg.Relay, cfg.Environment("EBBGATE_RELAY"))); err != nil {
 		return nil, err
 	}
 	if s := cfg.Environment("EBBGATE_RELAY_HTTP_PORT"); s != "" && cfg.HTTPPort == 0 {
@@ -141,9 +145,12 @@ func New(cfg Config) (*Client, error) {
 		}
 		c.cfg.HTTPPort = n
 	}
-	if c.cfg.HTTPPort != 0 {
-		c.endpoint.HTTPPort = c.cfg.HTTPPort
+	for i := range c.seeds {
+		if c.cfg.HTTPPort != 0 {
+			c.seeds[i].HTTPPort = c.cfg.HTTPPort
+		}
 	}
+	c.roster = tunnel.NewRoster(c.seeds, len(c.seeds) > 1, nil)
 	if c.carriers, err = parseCarriers(cfg.Carriers); err != nil {
 		return nil, err
 	}
@@ -163,6 +170,9 @@ func New(cfg Config) (*Client, error) {
 	rand.Read(random[:])
 	c.incarnation = binary.BigEndian.Uint64(random[:])
 	c.sessions = newSessions()
+	for via := range c.relays {
+		c.relays[via] = newRelay(c, via)
+	}
 	c.pool = newPool(c, bundle.Config{
 		Incarnation: c.incarnation, ResumeGrace: c.cfg.ResumeGrace, Metrics: cfg.Metrics, Logger: cfg.Logger,
 	}, cfg.Logger)
@@ -223,8 +233,10 @@ func (c *Client) run(ctx context.Context) error {
 	defer cancel()
 	group, broken := errgroup.WithContext(lasting)
 	group.Go(func() error { return c.renew(broken) })
-	group.Go(func() error { return c.keeper(tunnel.RoleClient).Run(broken) })
-	group.Go(func() error { return c.keeper(tunnel.RoleBulk).Run(broken) })
+	for _, r := range c.relays {
+		group.Go(func() error { return r.keep(broken, tunnel.RoleClient) })
+		group.Go(func() error { return r.keep(broken, tunnel.RoleBulk) })
+	}
 	group.Go(func() error { c.ends.Run(broken); return nil })
 	select {
 	case <-ctx.Done():
@@ -249,7 +261,7 @@ func (c *Client) Check(ctx context.Context, t Target) error { return c.pool.chec
 // Await waits until the client is connected, as long as ctx lasts. It returns why
 // it is not.
 func (c *Client) Await(ctx context.Context) error {
-	_, _, err := c.sessions.awaitControl(ctx)
+	_, err := c.sessions.awaitAny(ctx)
 	return err
 }
 
@@ -260,9 +272,29 @@ func configError(code, advice, format string, args ...any) *Error {
 	return &Error{code: code, hop: "config", message: fmt.Sprintf(format, args...), advice: advice}
 }
 
+// maxRelays is more than an instance has.
+const maxRelays = 16
+
+// parseRelays reads one or several, separated by commas.
+func parseRelays(s string) (list []tunnel.Endpoint, err error) {
+	for _, one := range strings.Split(s, ",") {
+		at, err := parseRelay(strings.TrimSpace(one))
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(list, at) {
+			list = append(list, at)
+		}
+	}
+	if len(list) > maxRelays {
+		return nil, configError("relay-malformed", "name two of them", "%d relays are more than %d", len(list), maxRelays)
+	}
+	return list, nil
+}
+
 // parseRelay reads host[:port].
 func parseRelay(s string) (tunnel.Endpoint, error) {
-	const advice = "name the relay with --relay HOST[:PORT] or EBBGATE_RELAY, for example relay.example.com:443"
+	const advice = "name the relay with --relay HOST[:PORT] or EBBGATE_RELAY, for example relay.example.com:443; several with commas"
 	if s == "" {
 		return tunnel.Endpoint{}, configError("relay-missing", advice, "no relay is named")
 	}

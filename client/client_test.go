@@ -379,7 +379,7 @@ func TestClientChecksWhereAGrantLeads(t *testing.T) {
 func TestClientUsesTheRelaysClock(t *testing.T) {
 	r := startRelay(t, echoStore(t))
 	tc := startClient(t, r, nil)
-	s, skew, err := tc.sessions.awaitControl(t.Context())
+	s, skew, err := tc.sessions.awaitControl(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -389,7 +389,7 @@ func TestClientUsesTheRelaysClock(t *testing.T) {
 	for skew, want := range map[time.Duration]time.Duration{
 		0: time.Minute, 30 * time.Second: 30 * time.Second, 10 * time.Minute: -9 * time.Minute, -10 * time.Minute: maxGrantLife,
 	} {
-		tc.sessions.up(tunnel.RoleClient, s, skew)
+		tc.sessions.up(0, tunnel.RoleClient, s, skew)
 		g, err := tc.grant(t.Context(), testTarget, "", 0)
 		if err != nil {
 			t.Fatal(err)
@@ -406,28 +406,28 @@ func TestSessionsThatGo(t *testing.T) {
 	control := func() *tunnel.Session {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		got, _, _ := s.awaitControl(ctx)
+		got, _, _ := s.awaitControl(ctx, 0)
 		return got
 	}
 	if control() != nil {
 		t.Error("a session from nowhere")
 	}
-	s.up(tunnel.RoleClient, first, 0)
-	s.up(tunnel.RoleBulk, second, 0)
+	s.up(0, tunnel.RoleClient, first, 0)
+	s.up(0, tunnel.RoleBulk, second, 0)
 	if control() != first {
 		t.Error("the session that is up is not given")
 	}
-	s.up(tunnel.RoleClient, second, 0) // a better one; then the old one ends
-	s.down(first)
+	s.up(0, tunnel.RoleClient, second, 0) // a better one; then the old one ends
+	s.down(0, first)
 	if control() != second {
 		t.Error("the better session is not given")
 	}
-	s.down(second)
+	s.down(0, second)
 	if control() != nil {
 		t.Error("a session that is over is given")
 	}
 	s.end(net.ErrClosed)
-	if _, _, err := s.awaitControl(t.Context()); !errors.Is(err, net.ErrClosed) {
+	if _, _, err := s.awaitControl(t.Context(), 0); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after the end: %v", err)
 	}
 }
@@ -448,7 +448,8 @@ func TestNewRefuses(t *testing.T) {
 		{"port 0", Config{Relay: "relay.example.com:0", TokenFile: token}, nil, "relay-malformed"},
 		{"port name", Config{Relay: "relay.example.com:https", TokenFile: token}, nil, "relay-malformed"},
 		{"URL", Config{Relay: "https://relay.example.com/", TokenFile: token}, nil, "relay-malformed"},
-		{"list", Config{Relay: "a.example.com,b.example.com", TokenFile: token}, nil, "relay-malformed"},
+		{"list", Config{Relay: "a.example.com, b.example.com:8443", TokenFile: token}, nil, ""},
+		{"list with a gap", Config{Relay: "a.example.com,,b.example.com", TokenFile: token}, nil, "relay-missing"},
 		{"no token", Config{Relay: "relay.example.com"}, nil, "token-missing"},
 		{"token file missing", Config{Relay: "relay.example.com", TokenFile: token + "x"}, nil, "token-unreadable"},
 		{"token too long", Config{Relay: "relay.example.com", TokenFile: "-", Stdin: strings.NewReader(strings.Repeat("x", 5000))}, nil, "token-unreadable"},

@@ -23,8 +23,7 @@ func (c *Client) ended(s *Stream, report bundle.Report) {
 
 // reportSession is where it is reported.
 func (c *Client) reportSession(ctx context.Context) (*tunnel.Session, error) {
-	s, _, err := c.sessions.awaitControl(ctx)
-	return s, err
+	return c.sessions.awaitAny(ctx)
 }
 
 // reportLast gives the last ends a moment to reach a relay. What does not is

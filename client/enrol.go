@@ -2,10 +2,12 @@ package client
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,42 +68,94 @@ func (c *Client) enrolUntil(ctx context.Context) error {
 		if final(err) || over || limited && time.Until(deadline) < wait {
 			return err
 		}
-		c.failed(err, wait)
+		c.failed(c.roster.All()[0], err, wait)
 		pause(ctx, wait)
 		seen, bound = err, min(2*bound, enrolRetryMost)
 	}
 }
 
-// enrol gets a certificate for a new key. The key never leaves this process.
+// enrolStagger is how long one relay has to enrol before the next one is asked, too.
+const enrolStagger = 2 * time.Second
+
+// enrol gets a certificate for a new key, from the relay that is first to give
+// one. The key never leaves this process.
 func (c *Client) enrol(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, enrolTime)
 	defer cancel()
+	relays := c.roster.All()
 	key, err := certs.GenerateKey()
 	if err != nil {
 		return err
 	}
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	answers := make(chan enrolment, len(relays))
+	failed := make([]error, 0, len(relays))
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for begun := 0; ; {
+		select {
+		case <-next.C:
+			if begun < len(relays) {
+				at := relays[begun]
+				begun++
+				asking.Go(func() { answers <- c.enrolAt(ctx, at, key) })
+				next.Reset(enrolStagger)
+			}
+		case e := <-answers:
+			if e.err == nil {
+				return c.adopt(&certs.Saved{Key: key, Chain: e.answer.Chain, Roots: e.answer.Roots}, e)
+			}
+			if failed = append(failed, e.err); len(failed) == len(relays) {
+				return worst(failed)
+			}
+			next.Reset(0)
+		}
+	}
+}
+
+// worst is the error to show where no relay enrolled: one that may pass, if there
+// is one, for then another attempt is worth while.
+func worst(failed []error) error {
+	for _, err := range failed {
+		if !final(err) {
+			return err
+		}
+	}
+	return failed[0]
+}
+
+// enrolment is one relay's answer.
+type enrolment struct {
+	at     tunnel.Endpoint
+	answer *tunnel.Enrolled
+	domain string // of the relay, whose CA has the token's pin
+	err    error
+}
+
+// enrolAt asks one relay.
+func (c *Client) enrolAt(ctx context.Context, at tunnel.Endpoint, key ed25519.PrivateKey) enrolment {
 	var mu sync.Mutex
-	domain := "" // of the relay whose CA has the token's pin
+	domain := ""
 	pinned := certs.PinnedConfig(c.token.Pin, []string{tunnel.ALPN}, func(t *certs.Trust, _ certs.Identity) {
 		mu.Lock()
 		defer mu.Unlock()
 		domain = t.TrustDomain
 	})
-	link, err := c.dialer(func() *tls.Config { return pinned }).Dial(ctx)
+	link, err := c.dialer(at, &c.memory, func() *tls.Config { return pinned }).Dial(ctx)
 	if err != nil {
-		return err
+		return enrolment{at: at, err: err}
 	}
 	answer, err := tunnel.EnrolOver(ctx, link, key, tunnel.Enrol{Kind: tunnel.EnrolJob, JobID: c.token.JobID, Secret: c.token.Secret}, c.cfg.Software)
-	if err != nil {
-		return err
-	}
 	mu.Lock()
 	defer mu.Unlock()
-	return c.adopt(&certs.Saved{Key: key, Chain: answer.Chain, Roots: answer.Roots}, answer, domain)
+	return enrolment{at, answer, domain, err}
 }
 
 // adopt checks what the relay issued and uses it from now on.
-func (c *Client) adopt(issued *certs.Saved, answer *tunnel.Enrolled, domain string) error {
+func (c *Client) adopt(issued *certs.Saved, e enrolment) error {
 	unfit := func(err error) error {
 		return &Error{
 			code: "certificate-unfit", hop: "registration", message: "the relay issued a certificate that is of no use", err: err,
@@ -122,25 +176,35 @@ func (c *Client) adopt(issued *certs.Saved, answer *tunnel.Enrolled, domain stri
 	}
 	now := time.Now()
 	switch {
-	case id.Role != certs.RoleJob || id.TrustDomain != domain:
+	case id.Role != certs.RoleJob || id.TrustDomain != e.domain:
 		return unfit(fmt.Errorf("it names %s", id))
 	case now.Before(cert.Leaf.NotBefore) || !now.Before(cert.Leaf.NotAfter):
 		return unfit(fmt.Errorf("it is valid from %s to %s", cert.Leaf.NotBefore, cert.Leaf.NotAfter))
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.identity != (certs.Identity{}) && c.identity != id {
+		defer c.mu.Unlock()
 		return unfit(fmt.Errorf("this process was %s and would be %s", c.identity, id))
 	}
 	c.holder.Set(cert)
 	c.identity, c.trust = id, trust
-	if answer.Ports.TLS != 0 || answer.Ports.QUIC != 0 {
-		c.endpoint.QUICPort = answer.Ports.QUIC // 0: none
+	c.portsLocked(e)
+	seeds := slices.Clone(c.seeds)
+	c.mu.Unlock()
+	c.roster.Reseed(seeds, len(seeds) > 1)
+	c.told(e.answer.Relays)
+	return nil
+}
+
+// portsLocked takes the ports that a relay that was named announces for itself.
+func (c *Client) portsLocked(e enrolment) {
+	i := slices.Index(c.seeds, e.at)
+	if ports := e.answer.Ports; i >= 0 && (ports.TLS != 0 || ports.QUIC != 0) {
+		c.seeds[i].QUICPort = ports.QUIC // 0: none
 		if c.cfg.HTTPPort == 0 {
-			c.endpoint.HTTPPort = answer.Ports.HTTP
+			c.seeds[i].HTTPPort = ports.HTTP
 		}
 	}
-	return nil
 }
 
 // permanent is an error that says of itself that trying again is useless.

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -30,12 +31,10 @@ func (p *pool) grow(slot *bundleSlot, b *bundle.Bundle) {
 			return
 		}
 		for n := p.missing(slot, b); n > 0; n = p.missing(slot, b) {
-			var err error
-			if p.broker.direct() {
-				if err = p.more(slot, b, n); err == nil {
-					pause = moreFirst
-					continue
-				}
+			err := p.more(slot, b, n)
+			if err == nil {
+				pause = moreFirst
+				continue
 			}
 			p.logger.Debug("no more lanes", "node", slot.node, "again_in", pause, "error", err)
 			timer := time.NewTimer(rand.N(pause) + pause/2)
@@ -65,20 +64,58 @@ func (p *pool) missing(slot *bundleSlot, b *bundle.Bundle) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, bulk := b.Wanted()
-	if slot.lanes[classBulk] == nil {
-		bulk--
+	for _, s := range slot.strands {
+		if p.broker.up(s.via) && s.lanes[classBulk] == nil {
+			bulk--
+		}
 	}
 	return bulk
 }
 
-// more makes direct lanes for bulk.
-func (p *pool) more(slot *bundleSlot, b *bundle.Bundle, n int) (err error) {
+// errNoDirect is no relay through which direct lanes are worth trying now.
+var errNoDirect = errors.New("client: no direct lanes now")
+
+// more makes direct lanes for bulk, as many through each relay.
+func (p *pool) more(slot *bundleSlot, b *bundle.Bundle, n int) error {
+	var vias []int
+	for via := range slot.strands {
+		if p.broker.up(via) && p.broker.direct(via) {
+			vias = append(vias, via)
+		}
+	}
+	if len(vias) == 0 {
+		return errNoDirect
+	}
+	var making sync.WaitGroup
+	failed := make(chan error, len(vias))
+	for i, via := range vias {
+		share := n / len(vias)
+		if i < n%len(vias) {
+			share++
+		}
+		making.Go(func() {
+			if err := p.moreVia(via, slot, b, share); err != nil {
+				failed <- err
+			}
+		})
+	}
+	making.Wait()
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
+}
+
+// moreVia makes direct lanes for bulk through one relay.
+func (p *pool) moreVia(via int, slot *bundleSlot, b *bundle.Bundle, n int) (err error) {
 	for n > 0 && err == nil {
 		var tokens []string
 		ctx, cancel := context.WithTimeout(p.ctx, laneTime)
-		tokens, err = p.broker.laneTokens(ctx, slot.node, min(n, lanesAtOnce))
+		tokens, err = p.broker.laneTokens(ctx, via, slot.node, min(n, lanesAtOnce))
 		if err == nil {
-			err = p.moreWith(ctx, slot, b, tokens)
+			err = p.moreWith(ctx, via, slot, b, tokens)
 		}
 		cancel()
 		n -= len(tokens)
@@ -87,12 +124,12 @@ func (p *pool) more(slot *bundleSlot, b *bundle.Bundle, n int) (err error) {
 }
 
 // moreWith makes a lane with each token.
-func (p *pool) moreWith(ctx context.Context, slot *bundleSlot, b *bundle.Bundle, tokens []string) error {
+func (p *pool) moreWith(ctx context.Context, via int, slot *bundleSlot, b *bundle.Bundle, tokens []string) error {
 	var making sync.WaitGroup
 	failed := make(chan error, len(tokens))
 	for _, token := range tokens {
 		making.Go(func() {
-			conn, info, err := p.broker.lane(ctx, slot.node, token, classBulk)
+			conn, info, err := p.broker.lane(ctx, via, slot.node, token, classBulk)
 			switch {
 			case err != nil:
 			case !info.Direct: // there is one of the session's already

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ebbgate/ebbgate/tunnel"
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
@@ -19,17 +20,35 @@ const (
 	laneTokenLife = 8 * time.Second
 )
 
-// bundleSlot is the same for a node's bundle. A bundle has one lane for small
-// frames and one for bulk; either serves for all where the other is missing.
+// bundleSlot is the same for a node's bundle.
 type bundleSlot struct {
-	node string
+	node    string
+	turn    chan struct{}          // who makes the bundle has it, so that none is made twice
+	strands [tunnel.Places]*strand // by relay
+
+	current *bundle.Bundle // guarded by the pool's mu
+}
+
+// strand is a bundle's lanes through one relay: one for small frames and one for
+// bulk; either serves for all where the other is missing. A bundle has one through
+// each relay, so that it goes on over the other when one is gone or stands still.
+type strand struct {
+	slot *bundleSlot
+	via  int
 	turn chan struct{} // who makes a lane has it, so that no lane is made twice
 
 	// guarded by the pool's mu
-	current  *bundle.Bundle
 	lanes    [3]net.Conn // by class; nil: missing
 	adding   bool        // the second lane is to be made
 	resuming bool        // lanes that were lost are being made again
+}
+
+func newBundleSlot(node string) *bundleSlot {
+	slot := &bundleSlot{node: node, turn: make(chan struct{}, 1)}
+	for via := range slot.strands {
+		slot.strands[via] = &strand{slot: slot, via: via, turn: make(chan struct{}, 1)}
+	}
+	return slot
 }
 
 // Classes of lanes, in the order in which they are made.
@@ -51,7 +70,7 @@ func (p *pool) bundleFor(ctx context.Context, g *grant) (*bundle.Bundle, error) 
 	}
 	slot := p.bundles[g.node]
 	if slot == nil {
-		slot = &bundleSlot{node: g.node, turn: make(chan struct{}, 1)}
+		slot = newBundleSlot(g.node)
 		p.bundles[g.node] = slot
 	}
 	b := slot.current
@@ -92,7 +111,7 @@ func (p *pool) connect(ctx context.Context, slot *bundleSlot, g *grant) (*bundle
 		}
 		b = bundle.NewIngress(p.config)
 	}
-	if err := p.addLane(ctx, slot, b, token, classExpress); err != nil {
+	if err := p.addLane(ctx, slot.strands[g.via], b, token, classExpress); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
@@ -113,22 +132,22 @@ func (p *pool) connect(ctx context.Context, slot *bundleSlot, g *grant) (*bundle
 }
 
 // addLane opens a lane of a class and joins it to b.
-func (p *pool) addLane(ctx context.Context, slot *bundleSlot, b *bundle.Bundle, token string, class int) error {
+func (p *pool) addLane(ctx context.Context, s *strand, b *bundle.Bundle, token string, class int) error {
 	ctx, cancel := context.WithTimeout(ctx, laneTime)
 	defer cancel()
-	conn, info, err := p.broker.lane(ctx, slot.node, token, class)
+	conn, info, err := p.broker.lane(ctx, s.via, s.slot.node, token, class)
 	if err != nil {
 		return err
 	}
 	info.Express = class != classBulk
 	lane := &pooledLane{Conn: conn}
-	lane.gone = func() { p.laneGone(slot, class, lane) }
+	lane.gone = func() { p.laneGone(s, class, lane) }
 	info.Replaced = lane.gone // its place is free from then on
 	p.mu.Lock()
-	slot.lanes[class] = lane
+	s.lanes[class] = lane
 	p.mu.Unlock()
 	if err := b.Join(ctx, lane, info); err != nil { // it closed the lane
-		return fmt.Errorf("client: lane to %s: %w", slot.node, err)
+		return fmt.Errorf("client: lane to %s: %w", s.slot.node, err)
 	}
 	return nil
 }
@@ -145,21 +164,31 @@ func (l *pooledLane) Close() error {
 	return l.Conn.Close()
 }
 
-func (p *pool) laneGone(slot *bundleSlot, class int, lane net.Conn) {
+func (p *pool) laneGone(s *strand, class int, lane net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if slot.lanes[class] != lane {
+	if s.lanes[class] != lane {
 		return
 	}
-	slot.lanes[class] = nil
-	p.resumeLocked(slot)
+	s.lanes[class] = nil
+	p.resumeLocked(s)
+}
+
+// arrived is told that there is a session with a relay: bundles get their lanes
+// through it again.
+func (p *pool) arrived(via int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, slot := range p.bundles {
+		p.resumeLocked(slot.strands[via])
+	}
 }
 
 // resumeLocked has missing lanes made again.
-func (p *pool) resumeLocked(slot *bundleSlot) {
-	if !slot.resuming && !p.closed {
-		slot.resuming = true
-		p.tasks.Go(func() { p.resume(slot) })
+func (p *pool) resumeLocked(s *strand) {
+	if !s.resuming && !p.closed && p.broker.up(s.via) {
+		s.resuming = true
+		p.tasks.Go(func() { p.resume(s) })
 	}
 }
 
@@ -170,17 +199,19 @@ const (
 	resumeMost  = 2 * time.Second
 )
 
-// resume makes lost lanes again, until they are back, the bundle gave up waiting,
-// or nobody wants it: it has neither lanes nor streams.
-func (p *pool) resume(slot *bundleSlot) {
+// resume makes lost lanes again, until they are back, the relay is gone, the bundle
+// gave up waiting, or nobody wants them: it has neither lanes nor streams.
+func (p *pool) resume(s *strand) {
+	failed := false
 	for pause := resumeFirst; ; pause = min(2*pause, resumeMost) {
-		if !p.resumable(slot) {
+		if !p.resumable(s, failed) {
 			return
 		}
-		if err := p.resumeOnce(slot); err == nil {
-			pause = resumeFirst // and look again: lanes that die at once must not be made in a hurry
+		if err := p.resumeOnce(s); err == nil {
+			failed, pause = false, resumeFirst // and look again: lanes that die at once must not be made in a hurry
 		} else {
-			p.logger.Debug("no lane yet", "node", slot.node, "error", err)
+			failed = true
+			p.logger.Debug("no lane yet", "node", s.slot.node, "relay", s.via, "error", err)
 		}
 		timer := time.NewTimer(rand.N(pause) + pause/2)
 		select {
@@ -192,37 +223,45 @@ func (p *pool) resume(slot *bundleSlot) {
 }
 
 // resumable tells whether lanes are missing that streams want; if not, the
-// making of lanes ends.
-func (p *pool) resumable(slot *bundleSlot) bool {
+// making of lanes ends. What has to be tried again, as where the node is not at
+// that relay, is tried for streams alone once there are lanes through another one.
+func (p *pool) resumable(s *strand, failed bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	b := slot.current
-	if p.closed || len(p.missingLocked(slot)) == 0 || b == nil || b.Err() != nil || b.Streams() == 0 && b.Lanes() == 0 {
-		slot.resuming = false
+	b := s.slot.current
+	idle := b == nil || b.Err() != nil || b.Streams() == 0 && (b.Lanes() == 0 || failed && s.emptyLocked())
+	if p.closed || idle || len(p.missingLocked(s)) == 0 || !p.broker.up(s.via) {
+		s.resuming = false
 		return false
 	}
 	return true
 }
 
+// emptyLocked tells whether there is no lane through the relay.
+func (s *strand) emptyLocked() bool { return s.lanes == [len(s.lanes)]net.Conn{} }
+
 // resumeOnce tries to make the lanes that are missing.
-func (p *pool) resumeOnce(slot *bundleSlot) error {
+func (p *pool) resumeOnce(s *strand) error {
 	ctx, cancel := context.WithTimeout(p.ctx, laneTime)
 	defer cancel()
 	select {
-	case slot.turn <- struct{}{}:
+	case s.turn <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	defer func() { <-slot.turn }()
+	defer func() { <-s.turn }()
 	p.mu.Lock()
-	b, missing := slot.current, p.missingLocked(slot)
+	b, missing := s.slot.current, p.missingLocked(s)
 	p.mu.Unlock()
-	tokens, err := p.broker.laneTokens(ctx, slot.node, len(missing))
+	if b == nil || len(missing) == 0 { // somebody else made it meanwhile
+		return nil
+	}
+	tokens, err := p.broker.laneTokens(ctx, s.via, s.slot.node, len(missing))
 	if err != nil {
 		return err
 	}
 	for i, token := range tokens[:min(len(tokens), len(missing))] {
-		if err := p.addLane(ctx, slot, b, token, missing[i]); err != nil {
+		if err := p.addLane(ctx, s, b, token, missing[i]); err != nil {
 			return err
 		}
 	}
@@ -230,57 +269,62 @@ func (p *pool) resumeOnce(slot *bundleSlot) error {
 }
 
 // missingLocked are the classes of which there is no lane and one can be made.
-func (p *pool) missingLocked(s *bundleSlot) (classes []int) {
+func (p *pool) missingLocked(s *strand) (classes []int) {
 	for class, lane := range s.lanes {
-		if lane == nil && (class != classDirect || p.broker.direct()) {
+		if lane == nil && (class != classDirect || p.broker.direct(s.via)) {
 			classes = append(classes, class)
 		}
 	}
 	return classes
 }
 
-// thickenLocked starts the making of a lane that is missing, with a token of g's,
-// or one that the relay is asked for. Without the lane streams are slower to one
-// another, and work.
+// thickenLocked starts the making of the lanes that are missing: through the relay
+// that gave the grant with a token of g's, else with one that the relay is asked
+// for. Without them streams are slower to one another, and work.
 func (p *pool) thickenLocked(slot *bundleSlot, g *grant) {
-	if len(p.missingLocked(slot)) == 0 || slot.adding || p.closed {
-		return
+	for _, s := range slot.strands {
+		if len(p.missingLocked(s)) == 0 || s.adding || s.resuming || p.closed {
+			continue
+		}
+		token := ""
+		if s.via == g.via {
+			token = g.tokenLocked()
+		}
+		if token == "" {
+			p.resumeLocked(s)
+			continue
+		}
+		s.adding = true
+		p.tasks.Go(func() { p.thicken(s, token) })
 	}
-	token := g.tokenLocked()
-	if token == "" {
-		p.resumeLocked(slot)
-		return
-	}
-	slot.adding = true
-	p.tasks.Go(func() { p.thicken(slot, token) })
 }
 
 // thicken makes one lane that is missing.
-func (p *pool) thicken(slot *bundleSlot, token string) {
+func (p *pool) thicken(s *strand, token string) {
 	defer func() {
 		p.mu.Lock()
-		slot.adding = false
+		s.adding = false
 		p.mu.Unlock()
 	}()
 	select {
-	case slot.turn <- struct{}{}:
+	case s.turn <- struct{}{}:
 	case <-p.ctx.Done():
 		return
 	}
-	defer func() { <-slot.turn }()
+	defer func() { <-s.turn }()
 	p.mu.Lock()
-	b, missing := slot.current, p.missingLocked(slot)
+	b, missing := s.slot.current, p.missingLocked(s)
 	p.mu.Unlock()
 	if len(missing) == 0 { // somebody else made it meanwhile
 		return
 	}
-	err := p.addLane(p.ctx, slot, b, token, missing[0])
+	err := p.addLane(p.ctx, s, b, token, missing[0])
 	if err != nil {
-		p.logger.Debug("no other lane", "node", slot.node, "error", err)
+		p.logger.Debug("no other lane", "node", s.slot.node, "relay", s.via, "error", err)
 	}
 	if err != nil || len(missing) > 1 {
 		p.mu.Lock()
-		p.resumeLocked(slot)
+		p.resumeLocked(s)
 		p.mu.Unlock()
 	}
 }

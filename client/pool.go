@@ -33,18 +33,22 @@ const (
 	maxTargets = 1024
 )
 
-// broker is the session as the pool sees it.
+// broker is the sessions as the pool sees them: with as many relays as have a
+// place, which are numbers here.
 type broker interface {
-	// grant asks the relay for the permission to dial a target, best by a node
+	// grant asks the relays for the permission to dial a target, best by a node
 	// that is known already (or ""), with tokens for so many lanes.
 	grant(ctx context.Context, t Target, node string, lanes int) (*grant, error)
-	// direct tells whether direct lanes are worth trying now.
-	direct() bool
-	// laneTokens asks the relay for tokens for so many lanes to a node that there is a
+	// up tells whether there is a session with a relay.
+	up(via int) bool
+	// direct tells whether direct lanes through a relay are worth trying now.
+	direct(via int) bool
+	// laneTokens asks a relay for tokens for so many lanes to a node that there is a
 	// bundle with.
-	laneTokens(ctx context.Context, node string, n int) ([]string, error)
-	// lane opens a lane of a class to a node; both ends are verified.
-	lane(ctx context.Context, node, token string, class int) (net.Conn, bundle.LaneInfo, error)
+	laneTokens(ctx context.Context, via int, node string, n int) ([]string, error)
+	// lane opens a lane of a class to a node, with a token of that relay; both ends
+	// are verified.
+	lane(ctx context.Context, via int, node, token string, class int) (net.Conn, bundle.LaneInfo, error)
 }
 
 // errNoSession is a broker whose session went away; another one will come.
@@ -73,6 +77,7 @@ type grant struct {
 	target  Target // as GATEWAY and STORE
 	text    string
 	node    string    // identity of the node, as a URI
+	via     int       // the relay that gave it, for its tokens
 	fetched time.Time // by this machine's clock, like expires
 	expires time.Time
 
@@ -299,13 +304,17 @@ func (p *pool) fetch(ctx context.Context, t Target, slot *grantSlot, spent *gran
 // lanes to it are missing.
 func (p *pool) wantedLocked(old, spent *grant) (node string, lanes int) {
 	if old == nil {
-		return "", len(bundleSlot{}.lanes)
+		return "", len(strand{}.lanes)
 	}
 	slot := p.bundles[old.node]
 	if slot == nil || !usable(slot.current) || spent != nil && spent.unwelcome {
-		return "", len(bundleSlot{}.lanes)
+		return "", len(strand{}.lanes)
 	}
-	return old.node, len(p.missingLocked(slot))
+	missing := 0
+	for _, st := range slot.strands {
+		missing = max(missing, len(p.missingLocked(st)))
+	}
+	return old.node, missing
 }
 
 // refresh replaces a grant that is about to end. Where that fails, the next dial

@@ -249,7 +249,7 @@ func TestPoolMakesANewBundleWhenLanesAreLost(t *testing.T) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		slot := p.bundles["node-1"]
-		return slot.current.Lanes() == 2 && !slot.adding
+		return slot.current.Lanes() == 2 && !slot.strands[0].adding
 	})
 	until(t, "the stream is over", func() bool {
 		b.nodes["node-1"].cut() // a lane may have come between the loss of the one and of the other
@@ -291,7 +291,7 @@ func TestPoolReplacesALostLane(t *testing.T) {
 	go func() { carried <- s.Carry(ours, nil) }()
 	for class := range 2 {
 		p.mu.Lock()
-		lane := p.bundles["node-1"].lanes[class]
+		lane := p.bundles["node-1"].strands[0].lanes[class]
 		p.mu.Unlock()
 		lane.Close()
 		until(t, "the lane is replaced", func() bool {
@@ -303,7 +303,7 @@ func TestPoolReplacesALostLane(t *testing.T) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			slot := p.bundles["node-1"]
-			now := slot.lanes[class]
+			now := slot.strands[0].lanes[class]
 			return now != nil && now != lane && slot.current.Lanes() == 2
 		})
 	}

@@ -16,7 +16,7 @@ import (
 // standard input.
 func (a *app) jobFlags(cmd *cobra.Command, stdin bool) (configure func(title string, log *slog.Logger) (client.Config, *meter, error)) {
 	f := cmd.Flags()
-	relay := f.String("relay", "", "the relay: HOST[:PORT] (EBBGATE_RELAY)")
+	relay := f.String("relay", "", "the relay, or several with commas: HOST[:PORT][,...] (EBBGATE_RELAY)")
 	usage := "file with the job's token (EBBGATE_JOB_TOKEN_FILE)"
 	if stdin {
 		usage = "file with the job's token; - is standard input (EBBGATE_JOB_TOKEN_FILE)"
