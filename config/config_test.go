@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -94,6 +95,7 @@ func TestConnectorDefaults(t *testing.T) {
 }
 
 func TestConnectorRelay(t *testing.T) {
+	lists := []string{"[a]", "[a, b:8443]", "a, b:8443", "\n  - a\n  - {host: b, http: 8080}"}
 	for text, want := range map[string][]Endpoint{
 		"relay.example.com":                  {{Host: "relay.example.com"}},
 		"relay.example.com:8443":             {{Host: "relay.example.com", TLS: 8443}},
@@ -117,6 +119,9 @@ func TestConnectorRelay(t *testing.T) {
 		}
 		if d := cmp.Diff(want, got.Relays); d != "" {
 			t.Errorf("%s: %s", text, d)
+		}
+		if only := slices.Contains(lists, text); got.RelaysOnly != only {
+			t.Errorf("%s: a list: %v", text, got.RelaysOnly)
 		}
 	}
 	got, err := LoadConnector(Options{Environment: []string{"EBBGATE_CONNECTOR_RELAY=a:1, b", "EBBGATE_CONNECTOR_STATE_DIR=/x"}})

@@ -9,8 +9,11 @@ import (
 // Connector is connector.yaml, checked.
 type Connector struct {
 	// Relays override what the registration says; none: the registration rules.
-	Relays   []Endpoint
-	StateDir string
+	Relays []Endpoint
+	// RelaysOnly says that they were a list: there are no others. Else relays tell
+	// of each other.
+	RelaysOnly bool
+	StateDir   string
 	// Carriers are tried in this order; empty: all, raced.
 	Carriers []Carrier
 	Proxy    Proxy
@@ -174,6 +177,7 @@ type rawEndpoint struct {
 	TLS     int    `mapstructure:"tls"`
 	QUIC    int    `mapstructure:"quic"`
 	HTTP    int    `mapstructure:"http"`
+	Alone   bool   `mapstructure:"alone" hidden:"true"` // it was no element of a list
 }
 
 type rawStore struct {
@@ -189,6 +193,7 @@ func (raw *rawConnector) check(m *merged) (*Connector, error) {
 	c := &checker{origin: m.where}
 	conn := &Connector{
 		Relays:      raw.checkRelays(c),
+		RelaysOnly:  raw.relaysOnly(),
 		StateDir:    or(raw.StateDir, defaultDir("ebbgate-connector")),
 		Proxy:       raw.checkProxy(c),
 		Log:         raw.Log.check(c),
@@ -248,6 +253,9 @@ func (raw *rawConnector) checkRelays(c *checker) (list []Endpoint) {
 	return list
 }
 
+// relaysOnly tells whether relay is a list.
+func (raw *rawConnector) relaysOnly() bool { return len(raw.Relay) > 0 && !raw.Relay[0].Alone }
+
 // check checks one relay; !ok: it says nothing, or nothing that is right.
 func (raw rawEndpoint) check(c *checker, key string) (e Endpoint, ok bool) {
 	if raw.Address != "" {
@@ -258,7 +266,7 @@ func (raw rawEndpoint) check(c *checker, key string) (e Endpoint, ok bool) {
 		}
 		return Endpoint{Host: host, TLS: port}, true
 	}
-	if raw == (rawEndpoint{}) {
+	if raw == (rawEndpoint{Alone: raw.Alone}) {
 		return Endpoint{}, false
 	}
 	if raw.Host == "" {

@@ -182,6 +182,9 @@ func (d *decoder) value(path string, n *yaml.Node, typ reflect.Type, short strin
 		if short != "" && short != "list" {
 			if element = short; n.Kind == yaml.MappingNode {
 				m := d.mapping(path, n, typ.Elem())
+				if m != nil {
+					m[alone] = true
+				}
 				return []any{m}, m != nil
 			}
 		}
@@ -223,9 +226,17 @@ func (d *decoder) value(path string, n *yaml.Node, typ reflect.Type, short strin
 	panic(fmt.Sprintf("config: BUG: no decoding for %v", typ))
 }
 
+// alone is the hidden key of an element that was written without the list around
+// it.
+const alone = "alone"
+
 // shorts makes a list of short forms of a text with commas, as variables and
 // flags have it.
-func shorts(short, text string) (list []any) {
+func shorts(short, text string) []any {
+	if !strings.Contains(text, ",") {
+		return []any{map[string]any{short: text, alone: true}}
+	}
+	var list []any
 	for _, t := range strings.Split(text, ",") {
 		list = append(list, map[string]any{short: strings.TrimSpace(t)})
 	}

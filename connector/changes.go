@@ -42,6 +42,12 @@ func (c *Changes) reroutes() bool {
 	return slices.ContainsFunc(c.Keys, func(key string) bool { return slices.Contains(routeKeys, key) })
 }
 
+// relayKey is what relay says.
+type relayKey struct {
+	list []config.Endpoint
+	only bool
+}
+
 // compare tells what is different in next. was is in force, first is what the
 // connector was started with.
 func compare(first, was, next *config.Connector) *Changes {
@@ -65,7 +71,7 @@ func compare(first, was, next *config.Connector) *Changes {
 			c.Keys = append(c.Keys, key)
 		}
 	}
-	live("relay", was.Relays, next.Relays)
+	live("relay", relayKey{was.Relays, was.RelaysOnly}, relayKey{next.Relays, next.RelaysOnly})
 	live("carriers", was.Carriers, next.Carriers)
 	live("proxy", was.Proxy, next.Proxy)
 	live("lanes", was.Lanes, next.Lanes)
@@ -78,7 +84,7 @@ func compare(first, was, next *config.Connector) *Changes {
 }
 
 // liveFields are those of config.Connector that a reload takes over.
-var liveFields = []string{"Relays", "Carriers", "Proxy", "Stores", "Log", "Lanes"}
+var liveFields = []string{"Relays", "RelaysOnly", "Carriers", "Proxy", "Stores", "Log", "Lanes"}
 
 // restartKeys are the keys of which next has another value than the connector was
 // started with, and which a reload does not take over: every one that is not

@@ -129,17 +129,17 @@ func (r *registration) endpoint() tunnel.Endpoint {
 }
 
 // seeds are the relays that the configuration names, with the registration's
-// ports where it names none; else the registration's. only: there are no others.
-func (r *registration) seeds(named []config.Endpoint) (list []tunnel.Endpoint, only bool) {
+// ports where it names none; else the registration's.
+func (r *registration) seeds(named []config.Endpoint) (list []tunnel.Endpoint) {
 	if len(named) == 0 {
-		return []tunnel.Endpoint{r.endpoint()}, false
+		return []tunnel.Endpoint{r.endpoint()}
 	}
 	for _, e := range named {
 		list = append(list, tunnel.Endpoint{
 			Host: e.Host, TLSPort: cmp.Or(e.TLS, r.TLS), QUICPort: cmp.Or(e.QUIC, r.QUIC), HTTPPort: cmp.Or(e.HTTP, r.HTTP),
 		})
 	}
-	return list, len(list) > 1
+	return list
 }
 
 // saveRegistration writes what is known of the relays now.

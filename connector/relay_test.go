@@ -72,7 +72,7 @@ func TestTwoRelays(t *testing.T) {
 			}
 			opt.File.Stores, opt.File.Relays = stores(portOf(echo(t).Addr())), nil
 			if named {
-				opt.File.Relays = []config.Endpoint{a.endpoint(), b.endpoint()}
+				opt.File.Relays, opt.File.RelaysOnly = []config.Endpoint{a.endpoint(), b.endpoint()}, true
 			}
 			p := run(t, opt.File)
 			var said []string
@@ -146,6 +146,7 @@ func TestRelayDoesNotKnowYet(t *testing.T) {
 		t.Fatal(err)
 	}
 	opt.File.Stores, opt.File.Relays = stores(portOf(echo(t).Addr())), []config.Endpoint{a.endpoint(), b.endpoint()}
+	opt.File.RelaysOnly = true
 	p := run(t, opt.File)
 	a.next(tunnel.RoleControl)
 	rep := p.status(func(r *Report) bool { return r.Online && r.Relays[1].LastError != nil })
@@ -173,6 +174,7 @@ func TestRelayTwice(t *testing.T) {
 	same := a.endpoint()
 	same.Host = "localhost"
 	opt.File.Stores, opt.File.Relays = stores(1), []config.Endpoint{a.endpoint(), same}
+	opt.File.RelaysOnly = true
 	p := run(t, opt.File)
 	rep := p.status(func(r *Report) bool { return r.LastError != nil && r.Relays[0].Online != r.Relays[1].Online })
 	if rep.LastError.Code != "relay-twice" || len(rep.Relays) != 2 || rep.Relays[0].Online == rep.Relays[1].Online {

@@ -35,7 +35,7 @@ func (r *running) newSettings(file *config.Connector, proxy *proxycfg.Proxy, num
 	for _, st := range file.Stores {
 		s.stores[st.Name] = st
 	}
-	s.seeds, s.only = r.registration.seeds(file.Relays)
+	s.seeds, s.only = r.registration.seeds(file.Relays), file.RelaysOnly
 	return s
 }
 

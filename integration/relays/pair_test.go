@@ -78,7 +78,7 @@ func echo(t *testing.T) string {
 func (p *pair) connector(ctx context.Context, t *testing.T, at *rig.Relay, key string) *rig.Connector {
 	t.Helper()
 	o := rig.ConnectorOptions{
-		Dir: t.TempDir(), Relay: p.a.Address, Key: key, Name: "node1", Override: at.Address, Carriers: []string{"tls"},
+		Dir: t.TempDir(), Relay: p.a.Address, Key: key, Name: "node1", Only: at.Address, Carriers: []string{"tls"},
 		Stores: []rig.Store{rig.Loopback("erp", echo(t))},
 	}
 	c, err := rig.StartConnector(ctx, rig.Program{Path: binary}, o)
@@ -202,7 +202,7 @@ func TestCopiedIdentity(t *testing.T) {
 	copied := t.TempDir()
 	copyFiles(t, filepath.Join(first.Options.Dir, "state"), filepath.Join(copied, "state"))
 	o := first.Options
-	o.Dir, o.Override = copied, p.b.Address
+	o.Dir, o.Only = copied, p.b.Address
 	second, err := rig.Configure(rig.Program{Path: binary}, o)
 	if err != nil {
 		t.Fatal(err)

@@ -39,6 +39,7 @@ type ConnectorOptions struct {
 	Dir      string // of its configuration and state
 	Relay    string // host:port
 	Override string // host:port that connector.yaml names instead of what the registration says
+	Only     string // the same, and it learns of no other relay
 	// Endpoint, if set, is the key relay of the configuration, in place of Relay and Override.
 	Endpoint map[string]any
 	Key      string
@@ -90,6 +91,9 @@ func (c *Connector) Configure() error {
 	config := map[string]any{"state_dir": filepath.Join(o.Dir, "state"), "proxy": proxy, "stores": o.Stores}
 	if o.Override != "" {
 		config["relay"] = o.Override
+	}
+	if o.Only != "" {
+		config["relay"] = []string{o.Only}
 	}
 	if o.Carriers != nil {
 		config["carriers"] = o.Carriers
