@@ -130,7 +130,7 @@ func New(cfg Config) (*Relay, error) {
 		ResumeGrace: cfg.File.ResumeGrace, Logger: cfg.Logger, Metrics: bundle.NewMetrics(cfg.Registry),
 	}
 	r.activity = activity.New(activity.Config{
-		Path: filepath.Join(cfg.File.State.Dir, activityFile), Keep: cfg.File.Activity.Keep, Registry: cfg.Registry, Logger: cfg.Logger,
+		Path: filepath.Join(cfg.File.State.Dir, activityFile), Postgres: cfg.File.State.Postgres, Keep: cfg.File.Activity.Keep, Registry: cfg.Registry, Logger: cfg.Logger,
 	})
 	r.dials = newDialer(r)
 	r.doors = newDoors(r)

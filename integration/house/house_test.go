@@ -26,7 +26,7 @@ var imports = map[string][]string{
 	"relay":           {"relay/...", "tunnel/...", "certs/...", "config/..."},
 	"relay/state":     {"relay/state/postgrestest", "certs/...", "config"},
 	"relay/state/...": {},
-	"relay/activity":  {"relay/state/postgrestest"},
+	"relay/activity":  {"relay/state/postgrestest", "config"},
 	"relay/ingress":   {"tunnel/...", "certs/...", "config/..."},
 	"relay/admin":     {"certs/...", "config/..."},
 	"connector/...":   {"connector/...", "tunnel/...", "proxycfg/...", "certs/...", "config/..."},

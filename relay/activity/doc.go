@@ -33,11 +33,14 @@
 // halves of its own ingresses of the last second; everybody else repeats theirs.
 // It holds no secrets, and nothing in it decides about anything.
 //
-// # Files
+// # Where it is
+//
+// Beside the state's own database, never in it: a file, or, where several relays
+// share a PostgreSQL, a schema of its own there, in which the halves of a stream
+// meet that were reported to different relays.
 //
 //	activity.db            SQLite database, with -wal and -shm beside it
 //	activity.db.damaged-*  what was moved aside; at most three
 //
-// The SQL is of the kind that PostgreSQL understands too: TEXT and BIGINT, times
-// in microseconds since 1970.
+// The SQL is the same for both: TEXT and BIGINT, times in microseconds since 1970.
 package activity

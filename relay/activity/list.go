@@ -101,7 +101,7 @@ func (r *Recorder) List(ctx context.Context, q Query) (Page, error) {
 		}
 	}
 	if err != nil {
-		if damaged(err) {
+		if r.engine.damaged(err) {
 			r.suspect(db, err)
 		}
 		return Page{}, unavailable(err)

@@ -11,7 +11,13 @@ const pruneBatch = 2000
 
 // records is how many rows there are, as far as this relay knows. Only the
 // recorder's goroutine changes it.
-type records struct{ streams, runs atomic.Int64 }
+type records struct {
+	streams, runs atomic.Int64
+	prunes        int
+}
+
+// countEvery is how often, in prunings, what others added is counted.
+const countEvery = 60
 
 // count counts the rows, once.
 func (r *Recorder) count(ctx context.Context, db *database) error {
@@ -34,7 +40,9 @@ func (r *Recorder) added(w *writing) {
 // of, a piece at a time.
 func (r *Recorder) prune(ctx context.Context, db *database) error {
 	old := r.cfg.Now().Add(-r.cfg.Keep).UnixMicro()
-	if r.records.streams.Load() > r.most || r.records.runs.Load() > r.most {
+	r.records.prunes++
+	recount := r.engine.shared() && r.records.prunes%countEvery == 0
+	if recount || r.records.streams.Load() > r.most || r.records.runs.Load() > r.most {
 		if err := r.count(ctx, db); err != nil {
 			return err
 		}

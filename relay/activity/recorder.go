@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ebbgate/ebbgate/config"
 )
 
 const (
@@ -22,7 +24,7 @@ const (
 	// retryFirst and retryMost are the pauses between attempts of a database that
 	// fails.
 	retryFirst = 500 * time.Millisecond
-	retryMost  = 15 * time.Second
+	retryMost  = 5 * time.Second
 	// pruneEvery is how often old records are looked for.
 	pruneEvery = time.Minute
 	// closeTime bounds the last write.
@@ -40,6 +42,8 @@ const (
 type Config struct {
 	// Path is the SQLite database's; it is made where it is missing.
 	Path string
+	// Postgres is where the record is instead, where it is set.
+	Postgres config.Postgres
 	// Keep is how long records are kept; 0: DefaultKeep.
 	Keep time.Duration
 	// Registry takes the metrics; nil: nobody asks.
@@ -50,13 +54,20 @@ type Config struct {
 	Now func() time.Time
 }
 
+func (c Config) engine() engine {
+	if c.Postgres.Set() {
+		return &postgres{at: c.Postgres}
+	}
+	return &file{path: c.Path}
+}
+
 // Recorder is the activity record.
 type Recorder struct {
 	// static after construction
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
-	file    file
+	engine  engine
 	most    int64 // records of each table
 	wake    chan struct{}
 
@@ -93,7 +104,7 @@ func New(cfg Config) *Recorder {
 		cfg.Now = time.Now
 	}
 	return &Recorder{
-		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), file: file{path: cfg.Path}, most: MaxRecords,
+		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), engine: cfg.engine(), most: MaxRecords,
 		wake: make(chan struct{}, 1), opened: make(chan struct{}),
 	}
 }
@@ -224,7 +235,7 @@ func (r *Recorder) step(ctx context.Context, prune <-chan time.Time) error {
 		return r.failed(ctx, db, err)
 	}
 	r.gather(ctx)
-	if r.file.gone() {
+	if r.engine.gone() {
 		return r.replace(db)
 	}
 	batch := r.take()
@@ -329,7 +340,7 @@ func (r *Recorder) database(ctx context.Context) (*database, error) {
 	if db != nil {
 		return db, nil
 	}
-	db, err := r.file.open(ctx)
+	db, err := r.engine.open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -370,9 +381,9 @@ func (r *Recorder) failed(ctx context.Context, db *database, err error) error {
 		return err
 	}
 	r.metrics.failures.Inc()
-	if damaged(err) {
+	if r.engine.damaged(err) {
 		r.drop(db)
-		to, moved := r.file.aside(r.cfg.Now())
+		to, moved := r.engine.aside(r.cfg.Now())
 		if moved == nil {
 			r.log.Error("the activity record was damaged; a new one is begun, the damaged one is kept beside it", "file", to, "error", err)
 			return nil
@@ -386,7 +397,7 @@ func (r *Recorder) failed(ctx context.Context, db *database, err error) error {
 	r.tellLocked()
 	r.mu.Unlock()
 	if first {
-		r.log.Error("the activity record is not written; copies go on, and it is tried again", "file", r.file.path, "error", err, "advice", unavailable(err).Advice())
+		r.log.Error("the activity record is not written; copies go on, and it is tried again", "file", r.engine.name(), "error", err, "advice", unavailable(err).Advice())
 	}
 	return err
 }
@@ -415,7 +426,7 @@ func (r *Recorder) damage() error {
 
 // replace gives up a database whose file is not there any more.
 func (r *Recorder) replace(db *database) error {
-	r.log.Error("the activity record was deleted behind the relay's back; a new one is begun", "file", r.file.path)
+	r.log.Error("the activity record was deleted behind the relay's back; a new one is begun", "file", r.engine.name())
 	r.drop(db)
 	return nil
 }

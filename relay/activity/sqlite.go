@@ -22,6 +22,24 @@ import (
 //go:embed migrations/*.sql
 var embedded embed.FS
 
+// engine is what differs between a SQLite file, of one relay, and PostgreSQL,
+// which several share. It belongs to the recorder's goroutine.
+type engine interface {
+	// name is what people read.
+	name() string
+	// open opens the database, makes what is missing and brings its tables up to
+	// date.
+	open(ctx context.Context) (*database, error)
+	// gone tells whether the database was deleted, or replaced, behind our back.
+	gone() bool
+	// damaged tells whether an error means that it is no database of ours, aside
+	// moves such a one, which is closed, out of the way and tells where to.
+	damaged(err error) bool
+	aside(now time.Time) (string, error)
+	// shared tells whether others write, too.
+	shared() bool
+}
+
 // migrations are the SQL files, without their folder.
 func migrations() fs.FS {
 	sub, err := fs.Sub(embedded, "migrations")
@@ -41,15 +59,17 @@ func (d *database) close() error { return errors.Join(d.write.Close(), d.read.Cl
 // readers is how many may read at once.
 const readers = 4
 
-// file is the SQLite database in the relay's state directory. It belongs to the
-// recorder's goroutine.
+// file is the SQLite database in the relay's state directory.
 type file struct {
 	path   string
 	opened os.FileInfo // as it was made or found
 }
 
-// open opens the database, makes what is missing and brings its tables up to
-// date. FULL makes what was acknowledged survive a power failure.
+func (f *file) name() string { return f.path }
+
+func (f *file) shared() bool { return false }
+
+// open opens the file. FULL makes what was acknowledged survive a power failure.
 func (f *file) open(ctx context.Context) (*database, error) {
 	d := &database{}
 	var err error
@@ -106,8 +126,8 @@ func (e *newerError) Error() string {
 }
 
 // migrate brings the tables up to date.
-func migrate(ctx context.Context, dialect goose.Dialect, db *sql.DB) error {
-	p, err := goose.NewProvider(dialect, db, migrations(), goose.WithDisableGlobalRegistry(true))
+func migrate(ctx context.Context, dialect goose.Dialect, db *sql.DB, opt ...goose.ProviderOption) error {
+	p, err := goose.NewProvider(dialect, db, migrations(), append(opt, goose.WithDisableGlobalRegistry(true))...)
 	if err != nil {
 		return err
 	}
@@ -122,14 +142,13 @@ func migrate(ctx context.Context, dialect goose.Dialect, db *sql.DB) error {
 	return err
 }
 
-// gone tells whether the database was deleted, or replaced, behind our back.
 func (f *file) gone() bool {
 	now, err := os.Stat(f.path)
 	return errors.Is(err, fs.ErrNotExist) || err == nil && f.opened != nil && !os.SameFile(now, f.opened)
 }
 
-// damaged tells whether an error means that the file is no database of ours.
-func damaged(err error) bool {
+// damaged goes by the result code.
+func (f *file) damaged(err error) bool {
 	var failed *sqlite.Error
 	if !errors.As(err, &failed) {
 		return false
@@ -146,13 +165,12 @@ func damaged(err error) bool {
 // full tells whether the disk is.
 func full(err error) bool {
 	var failed *sqlite.Error
-	return errors.As(err, &failed) && failed.Code()&0xff == sqlite3.SQLITE_FULL
+	return errors.As(err, &failed) && failed.Code()&0xff == sqlite3.SQLITE_FULL || sqlState(err) == "53100"
 }
 
 // maxAside is how many damaged databases are kept.
 const maxAside = 3
 
-// aside moves the database out of the way; it must be closed. It tells where to.
 func (f *file) aside(now time.Time) (string, error) {
 	to := f.path + ".damaged-" + now.UTC().Format("20060102T150405.000Z")
 	for _, suffix := range []string{"-wal", "-shm", ""} {
