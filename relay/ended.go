@@ -21,7 +21,7 @@ const (
 	// can have ended.
 	maxStreamLife = 10 * 365 * 24 * time.Hour
 	maxLanes      = 1 << 10
-	maxCount      = 1 << 40 // of resumes and stalls
+	maxCount      = 1 << 30 // of resumes and stalls
 	maxRunName    = 128
 )
 
@@ -119,7 +119,7 @@ func halfOf(e tunnel.Ended, now time.Time) (h activity.Half, code string) {
 	case !(e.Seconds >= 0 && e.Seconds < maxStreamLife.Seconds() && e.Age >= 0 && e.Age < maxStreamLife.Seconds()):
 		return h, "time-malformed"
 	case min(e.BytesRead, e.BytesWritten, int64(e.Resumes), int64(e.Stalls), int64(e.Lanes)) < 0,
-		max(int64(e.Resumes), int64(e.Stalls)) > maxCount, e.Lanes > maxLanes, max(e.BytesRead, e.BytesWritten) > 1<<60:
+		max(int64(e.Resumes), int64(e.Stalls)) > maxCount, e.Lanes > maxLanes, max(e.BytesRead, e.BytesWritten) > activity.MaxBytes:
 		return h, "count-malformed"
 	}
 	h = activity.Half{
@@ -155,7 +155,7 @@ func (s service) Activity(ctx context.Context, tenant string, q admin.ActivityQu
 		run := admin.Run{
 			Job: u.Job, Run: u.Run, Gateway: u.Gateway, Node: u.Node, Store: u.Store, Start: u.Start, End: u.End, Streams: u.Streams,
 			BytesRead: u.BytesRead, BytesWritten: u.BytesWritten, Resumes: u.Resumes, Stalls: u.Stalls,
-			Result: u.Result, Reason: u.Reason, Hop: u.Hop, Failed: u.Failed, Lost: u.Lost, Differs: u.Differ,
+			Result: u.Result, Reason: u.Reason, Hop: u.Hop, Failed: u.Failed, Lost: u.Lost, Differs: u.Differ, OneSided: u.OneSided,
 		}
 		for _, d := range u.Differences {
 			run.Differences = append(run.Differences, admin.Difference{UUID: d.UUID, Ingress: admin.Numbers(d.Ingress), Node: admin.Numbers(d.Node)})

@@ -138,7 +138,7 @@ func serve(t *testing.T) (api string, relay *registrar) {
 
 // goodRun is a run as programs read it.
 const goodRun = `{"job":"nightly","run":"r1","gateway":"corp","node":"n1","store":"files","start":"2026-01-02T03:03:05Z","end":"2026-01-02T03:04:05Z",` +
-	`"streams":2,"bytes_read":1500000,"bytes_written":12,"resumes":3,"result":"complete","reason":"ok","hop":"","stalls":0,"failed":0,"lost":0,"differs":0}`
+	`"streams":2,"bytes_read":1500000,"bytes_written":12,"resumes":3,"result":"complete","reason":"ok","hop":"","stalls":0,"failed":0,"lost":0,"differs":0,"one_sided":0}`
 
 func TestAdministration(t *testing.T) {
 	api, relay := serve(t)
@@ -205,7 +205,7 @@ older runs are left out: see --since, --job, --node and --limit
 stream u of run r2: the ingress says 1 bytes read (0000000a) and 0 written (), the node 2 (0000000b) and 0 ()
 `,
 			`{"runs":[` + goodRun + `,{"job":"nightly","run":"r2","gateway":"corp","node":"n1","store":"files","start":"2026-01-02T03:03:05Z","end":"2026-01-02T03:04:05Z",` +
-				`"streams":2,"bytes_read":1500000,"bytes_written":12,"resumes":3,"result":"differs","reason":"ends-differ","hop":"node","stalls":0,"failed":0,"lost":0,"differs":1,` +
+				`"streams":2,"bytes_read":1500000,"bytes_written":12,"resumes":3,"result":"differs","reason":"ends-differ","hop":"node","stalls":0,"failed":0,"lost":0,"differs":1,"one_sided":0,` +
 				`"differences":[{"uuid":"u","ingress":{"bytes_read":1,"bytes_written":0,"read_crc32c":"0000000a","written_crc32c":""},` +
 				`"node":{"bytes_read":2,"bytes_written":0,"read_crc32c":"0000000b","written_crc32c":""}}]}]}`,
 		},

@@ -2,7 +2,6 @@ package loopback
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -46,7 +45,6 @@ func TestActivity(t *testing.T) {
 	if got.BytesRead < 100_000 {
 		t.Errorf("%d bytes read", got.BytesRead)
 	}
-	fmt.Println(got)
 }
 
 // awaitRun waits until the newest run of a list is as wanted; names and numbers that are zero are not compared.

@@ -24,6 +24,7 @@ type Run struct {
 	Hop          string    `json:"hop"`
 	Failed       int64     `json:"failed"`
 	Lost         int64     `json:"lost"`
+	OneSided     int64     `json:"one_sided"` // wanted: at most so many
 }
 
 // Activity lists runs, newest first; query are flags of activity list.
@@ -33,15 +34,18 @@ func (r *Relay) Activity(ctx context.Context, query ...string) ([]Run, error) {
 	return list.Runs, err
 }
 
-// AwaitRun asks the relay until a run is listed that is as wanted, where what is zero may be anything.
+// AwaitRun asks the relay until a run is listed that is as wanted, where what is zero may be anything,
+// and both ends of its streams have reported.
 func (r *Relay) AwaitRun(ctx context.Context, want Run, query ...string) (Run, error) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	var last []Run
 	for {
 		runs, err := r.Activity(ctx, query...)
 		if err != nil {
-			return Run{}, err
+			return Run{}, fmt.Errorf("rig: no run is as wanted:\nwant %+v\ngot  %+v: %w", want, last, err)
 		}
+		last = runs
 		for _, got := range runs {
 			if want.fits(got) {
 				return got, nil
@@ -61,5 +65,5 @@ func (r Run) fits(got Run) bool {
 	return name(r.Job, got.Job) && name(r.Run, got.Run) && name(r.Gateway, got.Gateway) && name(r.Node, got.Node) && name(r.Store, got.Store) &&
 		name(r.Result, got.Result) && name(r.Reason, got.Reason) && name(r.Hop, got.Hop) &&
 		number(r.Streams, got.Streams) && number(r.BytesRead, got.BytesRead) && number(r.BytesWritten, got.BytesWritten) &&
-		number(r.Resumes, got.Resumes) && number(r.Failed, got.Failed) && number(r.Lost, got.Lost)
+		number(r.Resumes, got.Resumes) && number(r.Failed, got.Failed) && number(r.Lost, got.Lost) && got.OneSided <= r.OneSided
 }

@@ -169,11 +169,11 @@ func TestRunsAddUp(t *testing.T) {
 	r.record(other)
 	want := []Run{
 		{
-			Job: "j", Run: "r", Gateway: "g", Node: "n", Store: "s", Start: noon.Add(-time.Minute), End: noon, Streams: 4, Failed: 1, Lost: 1,
+			Job: "j", Run: "r", Gateway: "g", Node: "n", Store: "s", Start: noon.Add(-time.Minute), End: noon, Streams: 4, Failed: 1, Lost: 1, OneSided: 3,
 			BytesRead: 400, BytesWritten: 40, Resumes: 4, Result: Lost, Reason: "lanes-lost", Hop: "node",
 		},
 		{
-			Job: "j", Run: "r", Gateway: "g", Node: "n", Store: "s2", Start: other.Start, End: other.End, Streams: 1,
+			Job: "j", Run: "r", Gateway: "g", Node: "n", Store: "s2", Start: other.Start, End: other.End, Streams: 1, OneSided: 1,
 			BytesRead: 100, BytesWritten: 10, Resumes: 1, Result: Complete, Reason: "ok",
 		},
 	}
@@ -182,13 +182,13 @@ func TestRunsAddUp(t *testing.T) {
 	}
 	// the node was only cut off
 	r.record(ended(half(Node, 3), "lanes-lost", false))
-	want[0].Lost, want[0].Failed, want[0].Result, want[0].Reason, want[0].Hop = 0, 2, Failed, "lanes-lost", "relay"
+	want[0].OneSided, want[0].Lost, want[0].Failed, want[0].Result, want[0].Reason, want[0].Hop = 2, 0, 2, Failed, "lanes-lost", "relay"
 	if d := cmp.Diff(want, r.list(Query{})); d != "" {
 		t.Error(d)
 	}
 	difference := with(half(Node, 2), func(h *Half) { h.Side = Ingress; h.Read = 99; h.ReadCRC = 9 })
 	r.record(difference)
-	want[0].Result, want[0].Reason, want[0].Hop, want[0].Differ, want[0].BytesRead = Differs, "ends-differ", "node", 1, 399
+	want[0].Result, want[0].Reason, want[0].Hop, want[0].Differ, want[0].BytesRead, want[0].OneSided = Differs, "ends-differ", "node", 1, 399, 1
 	want[0].Differences = []Difference{{
 		UUID:    "00020000-0000-0000-0000-000000000000",
 		Ingress: Numbers{99, 10, "00000009", "00000008"}, Node: Numbers{100, 10, "00000007", "00000008"},
@@ -423,5 +423,20 @@ func TestPrune(t *testing.T) {
 	}
 	if err := db.close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestSumsEnd: who reports impossible numbers does not break the list.
+func TestSumsEnd(t *testing.T) {
+	r := fresh(t)
+	for n := range 12 {
+		var halves []Half
+		for i := range maxBatch {
+			halves = append(halves, with(half(Ingress, n*maxBatch+i), func(h *Half) { h.Read, h.Written = MaxBytes, MaxBytes }))
+		}
+		r.record(halves...)
+	}
+	if u := r.list(Query{})[0]; u.Streams != 12*maxBatch || u.BytesRead < 1<<62 || u.BytesWritten < 1<<62 {
+		t.Errorf("%+v", u)
 	}
 }

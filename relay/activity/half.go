@@ -34,7 +34,7 @@ type Half struct {
 	UUID                 [16]byte
 
 	Start, End    time.Time
-	Read, Written int64 // from the store, and to it, in bytes
+	Read, Written int64 // from the store, and to it, in bytes; at most MaxBytes
 	ReadCRC       uint32
 	WrittenCRC    uint32
 	Resumes       int
@@ -43,6 +43,9 @@ type Half struct {
 	Reason        string // ok, or the code of the end; never empty
 	Remote        bool   // the other end gave the reason
 }
+
+// MaxBytes bounds what one stream can say that it moved, each way: a petabyte.
+const MaxBytes = 1 << 50
 
 // ok is the reason of a good end.
 const ok = "ok"

@@ -39,6 +39,7 @@ type Run struct {
 	Start, End                     time.Time
 	Streams                        int64
 	Failed, Lost, Differ           int64 // of them
+	OneSided                       int64 // of them, those of which one end has not reported
 	BytesRead, BytesWritten        int64
 	Resumes, Stalls                int64
 	Result, Reason, Hop            string
@@ -125,7 +126,7 @@ func (r *Recorder) reading(ctx context.Context) (*database, error) {
 }
 
 const runColumns = `id, job, run, gateway, node, store, started, ended, streams, bytes_read, bytes_written, resumes, stalls,
- failed, lost, differ, failed_reason, failed_hop, lost_reason, lost_hop`
+ failed, lost, differ, one_sided, failed_reason, failed_hop, lost_reason, lost_hop`
 
 // statement is the query as SQL. Each form of it has an index.
 func (q Query) statement() (text string, args []any, err error) {
@@ -171,7 +172,7 @@ func readRuns(ctx context.Context, db *database, limit int, text string, args []
 		var id, failedReason, failedHop, lostReason, lostHop string
 		var started, ended int64
 		if err := rows.Scan(&id, &u.Job, &u.Run, &u.Gateway, &u.Node, &u.Store, &started, &ended, &u.Streams, &u.BytesRead, &u.BytesWritten,
-			&u.Resumes, &u.Stalls, &u.Failed, &u.Lost, &u.Differ, &failedReason, &failedHop, &lostReason, &lostHop); err != nil {
+			&u.Resumes, &u.Stalls, &u.Failed, &u.Lost, &u.Differ, &u.OneSided, &failedReason, &failedHop, &lostReason, &lostHop); err != nil {
 			return page, nil, err
 		}
 		if len(page.Runs) == limit {

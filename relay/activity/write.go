@@ -56,7 +56,7 @@ type change struct {
 	half                           *Half // any of the run's
 	id                             string
 	started, ended                 int64
-	streams                        int64
+	streams, oneSided              int64
 	read, written, resumes, stalls int64
 	results                        map[string]int64
 	failedReason, failedHop        string
@@ -68,8 +68,10 @@ func (c *change) move(was, is *verdict) {
 	if was == nil {
 		was = &verdict{}
 		c.streams++
+		c.oneSided++
 	} else {
 		c.results[was.result]--
+		c.oneSided--
 	}
 	c.results[is.result]++
 	c.read += is.read - was.read
@@ -85,20 +87,23 @@ func (c *change) move(was, is *verdict) {
 	}
 }
 
+// insertRun adds to a run. Sums end somewhere above 2^62, so that nobody makes
+// them overflow: a batch adds at most [maxBatch] times [MaxBytes].
 const insertRun = `INSERT INTO runs (id, tenant, job, run, gateway, node, store, started, ended, streams, bytes_read, bytes_written, resumes, stalls,
- failed, lost, differ, failed_reason, failed_hop, lost_reason, lost_hop)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+ failed, lost, differ, one_sided, failed_reason, failed_hop, lost_reason, lost_hop)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
 ON CONFLICT (id) DO UPDATE SET
  started = CASE WHEN excluded.started < runs.started THEN excluded.started ELSE runs.started END,
  ended = CASE WHEN excluded.ended > runs.ended THEN excluded.ended ELSE runs.ended END,
  streams = runs.streams + excluded.streams,
- bytes_read = runs.bytes_read + excluded.bytes_read,
- bytes_written = runs.bytes_written + excluded.bytes_written,
+ bytes_read = CASE WHEN runs.bytes_read > 4611686018427387904 THEN runs.bytes_read ELSE runs.bytes_read + excluded.bytes_read END,
+ bytes_written = CASE WHEN runs.bytes_written > 4611686018427387904 THEN runs.bytes_written ELSE runs.bytes_written + excluded.bytes_written END,
  resumes = runs.resumes + excluded.resumes,
  stalls = runs.stalls + excluded.stalls,
  failed = runs.failed + excluded.failed,
  lost = runs.lost + excluded.lost,
  differ = runs.differ + excluded.differ,
+ one_sided = runs.one_sided + excluded.one_sided,
  failed_reason = CASE WHEN excluded.failed_reason = '' THEN runs.failed_reason ELSE excluded.failed_reason END,
  failed_hop = CASE WHEN excluded.failed_reason = '' THEN runs.failed_hop ELSE excluded.failed_hop END,
  lost_reason = CASE WHEN excluded.lost_reason = '' THEN runs.lost_reason ELSE excluded.lost_reason END,
@@ -182,7 +187,7 @@ func (w *writing) write(ctx context.Context, tx *sql.Tx, list []placed) error {
 		c := w.changes[id]
 		h := c.half
 		if _, err := tx.ExecContext(ctx, insertRun, id, h.Tenant, h.Job, h.Run, h.Gateway, h.Node, h.Store, c.started, c.ended, c.streams,
-			c.read, c.written, c.resumes, c.stalls, c.results[Failed], c.results[Lost], c.results[Differs],
+			c.read, c.written, c.resumes, c.stalls, c.results[Failed], c.results[Lost], c.results[Differs], c.oneSided,
 			c.failedReason, c.failedHop, c.lostReason, c.lostHop); err != nil {
 			return err
 		}

@@ -43,6 +43,8 @@ type Run struct {
 	Failed  int64 `json:"failed"`
 	Lost    int64 `json:"lost"`
 	Differs int64 `json:"differs"`
+	// OneSided are those of which only one end has reported.
+	OneSided int64 `json:"one_sided"`
 	// Differences are streams whose two ends do not say the same, at most ten.
 	Differences []Difference `json:"differences,omitempty"`
 }

@@ -22,6 +22,7 @@ CREATE TABLE runs (
     failed        BIGINT NOT NULL,
     lost          BIGINT NOT NULL,
     differ        BIGINT NOT NULL,
+    one_sided     BIGINT NOT NULL,
     failed_reason TEXT   NOT NULL,
     failed_hop    TEXT   NOT NULL,
     lost_reason   TEXT   NOT NULL,

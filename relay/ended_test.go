@@ -1,0 +1,145 @@
+package relay
+
+import (
+	"context"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ebbgate/ebbgate/certs"
+	"github.com/ebbgate/ebbgate/relay/admin"
+	"github.com/ebbgate/ebbgate/tunnel"
+)
+
+// TestEnded: who may report what. Identity comes from the certificate; what a
+// report says of others is refused by name where it cannot be so.
+func TestEnded(t *testing.T) {
+	r := startRelay(t, 0)
+	n := r.withNode(tunnel.QUIC)
+	for _, job := range []string{"nightly", "other"} {
+		if _, err := r.api.CreateJob(t.Context(), "default", job, []string{"corp/echo"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	domain := n.id.TrustDomain
+	client := certs.Identity{TrustDomain: domain, Role: certs.RoleJob, Tenant: "default", Name: "nightly"}
+	good := tunnel.Ended{
+		UUID: "00000000-0000-0000-0000-000000000001", Ingress: client.String(), Node: n.id.String(), Store: "echo", Job: "nightly", Run: "r",
+		Seconds: 2, Age: 1, BytesRead: 10, BytesWritten: 5, ReadCRC32C: 1, WrittenCRC32C: 2, Resumes: 1, Lanes: 2, Reason: "ok",
+	}
+	byRelay := good
+	byRelay.Ingress = r.relay.name.String()
+	node := func(tenant, gateway, name string) string {
+		return certs.Identity{TrustDomain: domain, Role: certs.RoleNode, Tenant: tenant, Gateway: gateway, Name: name}.String()
+	}
+	job := func(domain, tenant, name string) string {
+		return certs.Identity{TrustDomain: domain, Role: certs.RoleJob, Tenant: tenant, Name: name}.String()
+	}
+	change := func(e tunnel.Ended, f func(*tunnel.Ended)) tunnel.Ended { f(&e); return e }
+	live := r.relay.registry.node(keyOf(n.id))
+	asNode := &visit{r: r.relay, identity: n.id, role: tunnel.RoleControl, node: live}
+	asClient := &visit{r: r.relay, identity: client, role: tunnel.RoleClient}
+	for _, tt := range []struct {
+		as   *visit
+		e    tunnel.Ended
+		code string
+	}{
+		{asNode, good, endTaken},
+		{asNode, byRelay, endTaken},
+		{asClient, good, endTaken},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Node = node("default", "corp", "n2") }), "node-foreign"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Node = node("default", "lab", "n1") }), "node-foreign"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Node = node("rival", "corp", "n1") }), "node-foreign"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Ingress = job(domain, "rival", "nightly") }), "tenant-foreign"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Ingress = job("elsewhere", "default", "nightly") }), "tenant-foreign"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Job = "other" }), "job-foreign"},
+		{asNode, change(byRelay, func(e *tunnel.Ended) { e.Job = "nobody" }), "job-unknown"},
+		{asNode, change(byRelay, func(e *tunnel.Ended) { e.Ingress = n.id.String() }), "ingress-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Ingress = "nightly" }), "ingress-malformed"},
+		{asClient, change(good, func(e *tunnel.Ended) { e.Ingress = job(domain, "default", "other"); e.Job = "other" }), "job-foreign"},
+		{asClient, change(good, func(e *tunnel.Ended) { e.Job = "other" }), "job-foreign"},
+		{asClient, byRelay, "job-foreign"},
+		{asClient, change(good, func(e *tunnel.Ended) { e.Node = node("rival", "corp", "n1") }), "tenant-foreign"},
+		{asClient, change(good, func(e *tunnel.Ended) { e.Node = client.String() }), "node-malformed"},
+		{asClient, change(good, func(e *tunnel.Ended) { e.Store = "files" }), "job-not-allowed"},
+		{asClient, change(good, func(e *tunnel.Ended) { e.Node = node("default", "lab", "n1") }), "job-not-allowed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.UUID = "1" }), "uuid-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Store = "../x" }), "store-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Reason = "" }), "reason-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Reason = strings.Repeat("a", 100) }), "reason-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Age = -1 }), "time-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Seconds = 1e300 }), "time-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Seconds = math.NaN() }), "time-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.BytesRead = -1 }), "count-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.BytesWritten = math.MaxInt64 }), "count-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Resumes = -1 }), "count-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Lanes = 1 << 30 }), "count-malformed"},
+	} {
+		if _, code := tt.as.half(tt.e, time.Now()); code != tt.code {
+			t.Errorf("%s from %s: %s, want %s: %+v", tt.e.Reason, tt.as.identity, code, tt.code, tt.e)
+		}
+	}
+
+	// a good one and a bad one, by the node's session; then the client's half
+	var taken tunnel.EndsTaken
+	bad := change(good, func(e *tunnel.Ended) { e.Job = "other"; e.UUID = strings.Repeat("x", 100) })
+	control := n.sessions[tunnel.RoleControl]
+	if err := control.Call(t.Context(), tunnel.TypeEnded, tunnel.Ends{Ends: []tunnel.Ended{bad, good}}, &taken); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(tunnel.EndsTaken{Refused: []tunnel.EndRefused{{UUID: strings.Repeat("x", 36), Reason: "job-foreign"}}}, taken); d != "" {
+		t.Error(d)
+	}
+	if _, err := asClient.ended(t.Context(), tunnel.Ends{Ends: []tunnel.Ended{good, good}}); err != nil {
+		t.Error(err)
+	}
+	page, err := r.api.Activity(t.Context(), "default", admin.ActivityQuery{Node: "n1", Since: time.Now().Add(-time.Hour)})
+	if err != nil || len(page.Runs) != 1 {
+		t.Fatalf("%+v, %v", page, err)
+	}
+	u := page.Runs[0]
+	if u.Streams != 1 || u.OneSided != 0 || u.BytesRead != 10 || u.Result != "complete" || u.Run != "r" || time.Since(u.End) > time.Minute || u.End.Sub(u.Start) < 2*time.Second {
+		t.Errorf("%+v", u)
+	}
+	other, err := r.api.Activity(t.Context(), "rival", admin.ActivityQuery{})
+	if err != nil || len(other.Runs) != 0 {
+		t.Errorf("another tenant sees %+v, %v", other, err)
+	}
+	_, err = asClient.ended(t.Context(), tunnel.Ends{Ends: make([]tunnel.Ended, maxEndsReported+1)})
+	wantCode(t, err, "protocol-violation")
+	for range endsBurst {
+		if !r.relay.reporting.allow(client, 1, time.Unix(0, 0)) {
+			break
+		}
+	}
+	if r.relay.reporting.allow(client, maxEndsReported, time.Unix(0, 0)) {
+		t.Error("nobody bounds what a client reports")
+	}
+	if !r.relay.reporting.allow(n.id, maxEndsReported, time.Unix(0, 0)) {
+		t.Error("one identity's reports bound another's")
+	}
+}
+
+// TestOwnStreamsAreRecorded: what goes through the relay's own ingress is, without
+// a word of the node.
+func TestOwnStreamsAreRecorded(t *testing.T) {
+	r := startRelay(t, 0)
+	token := r.serve(tunnel.QUIC)
+	conn, _, answer := r.connect("echo.corp:0", "nightly/first run", token)
+	if answer.StatusCode != 200 {
+		t.Fatal(answer.Status)
+	}
+	_ = conn.Close() // with what it has not read: nothing
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	until(t, "the run is listed", func() bool {
+		page, err := r.api.Activity(ctx, "default", admin.ActivityQuery{Job: "nightly"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(page.Runs) == 1 && page.Runs[0].Run == "first run" && page.Runs[0].Streams == 1 && page.Runs[0].OneSided == 1
+	})
+}
