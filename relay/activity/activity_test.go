@@ -109,6 +109,7 @@ func ended(h Half, reason string, remote bool) Half {
 // TestResults: what the halves of a stream come to, in both orders, and that a
 // half counts once however often it comes.
 func TestResults(t *testing.T) {
+	t.Parallel()
 	r := fresh(t)
 	i, n := half(Ingress, 1), half(Node, 1)
 	later := 0
@@ -163,6 +164,7 @@ func TestResults(t *testing.T) {
 
 // TestRunsAddUp: streams are added up by run, which is as bad as its worst one.
 func TestRunsAddUp(t *testing.T) {
+	t.Parallel()
 	r := fresh(t)
 	r.record(half(Ingress, 1), half(Node, 2), half(Node, 1), ended(half(Ingress, 3), "lanes-lost", false), ended(half(Ingress, 4), "store-reset", true))
 	other := with(half(Ingress, 1), func(h *Half) { h.Store = "s2"; h.Start = noon.Add(-time.Hour); h.End = noon.Add(-time.Minute) })
@@ -203,6 +205,7 @@ func TestRunsAddUp(t *testing.T) {
 
 // TestQueries: filters, tenants, time, pages.
 func TestQueries(t *testing.T) {
+	t.Parallel()
 	r := fresh(t)
 	var halves []Half
 	for n := range 20 {
@@ -257,6 +260,7 @@ func TestQueries(t *testing.T) {
 
 // TestEveryQueryHasAnIndex: no list reads the whole table, or sorts it.
 func TestEveryQueryHasAnIndex(t *testing.T) {
+	t.Parallel()
 	r := fresh(t)
 	r.record(half(Ingress, 1))
 	for _, q := range []Query{
@@ -288,6 +292,7 @@ func TestEveryQueryHasAnIndex(t *testing.T) {
 
 // TestAgain: records outlive the process; a half of before is known after.
 func TestAgain(t *testing.T) {
+	t.Parallel()
 	r := fresh(t)
 	r.Note(half(Ingress, 1))
 	r.stop()
@@ -304,6 +309,7 @@ func TestAgain(t *testing.T) {
 // TestDamaged: whatever lies where the database should be is moved aside, and
 // never keeps anything from being recorded.
 func TestDamaged(t *testing.T) {
+	t.Parallel()
 	good := fresh(t)
 	for n := range 500 {
 		good.Note(half(Ingress, n))
@@ -346,6 +352,7 @@ func TestDamaged(t *testing.T) {
 
 // TestDeleted: a database that is deleted while the relay runs is made again.
 func TestDeleted(t *testing.T) {
+	t.Parallel()
 	r := fresh(t)
 	r.record(half(Ingress, 1))
 	for _, suffix := range []string{"", "-wal", "-shm"} {
@@ -363,6 +370,7 @@ func TestDeleted(t *testing.T) {
 // TestUnavailable: where there can be no database, nothing waits, and it is there
 // as soon as it can be.
 func TestUnavailable(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "later")
 	r := record(t, filepath.Join(dir, "activity.db"), nil)
 	if _, err := r.List(t.Context(), Query{Tenant: "t"}); err == nil {
@@ -390,8 +398,9 @@ func TestUnavailable(t *testing.T) {
 
 // TestPrune: what is old goes, and what is too much.
 func TestPrune(t *testing.T) {
+	t.Parallel()
 	r := record(t, filepath.Join(t.TempDir(), "activity.db"), func(r *Recorder) { r.most = 5 })
-	for n := range 12 {
+	for n := range 9 {
 		r.record(with(half(Ingress, n), func(h *Half) {
 			h.Run = fmt.Sprint(n)
 			h.End = noon.Add(time.Duration(n-2) * DefaultKeep / 10)
@@ -428,15 +437,16 @@ func TestPrune(t *testing.T) {
 
 // TestSumsEnd: who reports impossible numbers does not break the list.
 func TestSumsEnd(t *testing.T) {
+	t.Parallel()
 	r := fresh(t)
-	for n := range 12 {
+	for n := range 9 {
 		var halves []Half
 		for i := range maxBatch {
 			halves = append(halves, with(half(Ingress, n*maxBatch+i), func(h *Half) { h.Read, h.Written = MaxBytes, MaxBytes }))
 		}
 		r.record(halves...)
 	}
-	if u := r.list(Query{})[0]; u.Streams != 12*maxBatch || u.BytesRead < 1<<62 || u.BytesWritten < 1<<62 {
+	if u := r.list(Query{})[0]; u.Streams != 9*maxBatch || u.BytesRead < 1<<62 || u.BytesWritten < 1<<62 {
 		t.Errorf("%+v", u)
 	}
 }

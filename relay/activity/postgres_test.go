@@ -25,6 +25,7 @@ func onPostgres(t *testing.T, address string) *recording {
 // TestPostgres: two relays record into one schema; what each heard of a stream
 // comes together, also at the same moment.
 func TestPostgres(t *testing.T) {
+	t.Parallel()
 	server := postgrestest.Start(t)
 	address := server.Database(t)
 	a, b := onPostgres(t, address), onPostgres(t, address) // both make the schema
@@ -107,6 +108,7 @@ func TestPostgres(t *testing.T) {
 // TestPostgresSchema: beside a state that is in a schema of its own, the record
 // is so, too.
 func TestPostgresSchema(t *testing.T) {
+	t.Parallel()
 	server := postgrestest.Start(t)
 	address := server.Database(t)
 	server.Exec(t, address, `CREATE SCHEMA blue`)
