@@ -39,7 +39,7 @@ func TestRogueLanes(t *testing.T) {
 
 func rogueLanes(ctx context.Context, t *testing.T, p *path) {
 	r := newClient(ctx, t, p)
-	const credit, protocol, overlap = 4, 2, 6
+	const credit, protocol, overlap, digest = 4, 2, 6, 5
 	for _, carrier := range []tunnel.Carrier{tunnel.TLS, tunnel.QUIC} {
 		s := r.session(ctx, t, carrier, tunnel.SessionConfig{Hello: tunnel.Hello{Role: tunnel.RoleClient}})
 		other := r.lane(ctx, t, s)
@@ -59,6 +59,19 @@ func rogueLanes(ctx context.Context, t *testing.T, p *path) {
 			{"two ends that differ", func(uint64) []byte {
 				return append(frame(7, number(1), number(100), make([]byte, 4)), frame(7, number(1), number(200), make([]byte, 4))...)
 			}, protocol},
+			{"bytes after the end", func(uint64) []byte {
+				return append(frame(7, number(1), number(5), make([]byte, 4)), data(1, 5, 1)...)
+			}, credit},
+			{"an end before bytes that are there", func(uint64) []byte {
+				return append(data(1, 0, 10), frame(7, number(1), number(5), make([]byte, 4))...)
+			}, protocol},
+			{"a digest of other bytes", func(uint64) []byte {
+				return append(data(1, 0, 10), frame(7, number(1), number(10), make([]byte, 4))...)
+			}, digest},
+			{"an end before its bytes, which do not fit", func(uint64) []byte {
+				return append(frame(7, number(1), number(10), make([]byte, 4)), data(1, 0, 10)...)
+			}, digest},
+			{"REPLACE from an ingress", func(uint64) []byte { return frame(14, []byte{0, 50}) }, 0},
 			{"DATA for a stream that never was", func(uint64) []byte { return data(77, 0, 10) }, 0},
 			{"an ACK of what was never sent", func(uint64) []byte { return frame(6, number(1), number(1<<32), number(1<<32)) }, 0},
 			{"a LACK of what was never sent", func(uint64) []byte { return frame(10, number(1<<63)) }, 0},

@@ -264,8 +264,14 @@ func TestEveryQueryHasAnIndex(t *testing.T) {
 	r := fresh(t)
 	r.record(half(Ingress, 1))
 	for _, q := range []Query{
-		{}, {Gateway: "g"}, {Node: "n"}, {Job: "j"}, {Gateway: "g", Node: "n", Job: "j"},
-		{Since: noon}, {Job: "j", Since: noon, After: "1.a"}, {Node: "n", After: "1.a"},
+		{},
+		{Gateway: "g"},
+		{Node: "n"},
+		{Job: "j"},
+		{Gateway: "g", Node: "n", Job: "j"},
+		{Since: noon},
+		{Job: "j", Since: noon, After: "1.a"},
+		{Node: "n", After: "1.a"},
 	} {
 		q.Tenant = "t"
 		text, args, err := q.statement()

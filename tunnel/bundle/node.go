@@ -66,7 +66,9 @@ func (n *Node) Serve(ctx context.Context, conn net.Conn, info LaneInfo) error {
 	})
 	if err != nil {
 		_ = conn.Close()
-		if l != nil {
+		if l == nil {
+			n.refused(info, err)
+		} else {
 			b.mu.Lock()
 			b.dropLaneLocked(l, err)
 			b.unlock()
@@ -77,6 +79,15 @@ func (n *Node) Serve(ctx context.Context, conn net.Conn, info LaneInfo) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	return l.run()
+}
+
+// refused counts a lane that never joined.
+func (n *Node) refused(info LaneInfo, err error) {
+	reason := reasonOf(err)
+	n.cfg.Metrics.laneEnds.WithLabelValues(reason.String()).Inc()
+	if reason == CodeLaneRefused || reason == CodeProtocol {
+		n.cfg.Logger.Warn("lane refused", "carrier", info.Carrier, "peer", info.Peer, "error", err)
+	}
 }
 
 // find gives the bundle that a HELLO belongs to, or makes it.
