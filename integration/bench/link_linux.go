@@ -32,8 +32,8 @@ func (l *wanLink) set(c condition) (near, far place, err error) {
 	if err := l.Congestion(name); err != nil {
 		return near, far, fmt.Errorf("bench: %w", err)
 	}
-	near = place{network: l.Near, where: l.Near, addr: l.Near.Addr()}
-	far = place{network: l.Far, where: l.Far, addr: l.Far.Addr()}
+	near = place{network: l.Near, where: l.Near, addr: l.Near.Addr(), second: l.Near.Second()}
+	far = place{network: l.Far, where: l.Far, addr: l.Far.Addr(), second: l.Far.Second()}
 	if c.Congestion == onlyCubic {
 		near.where, far.where = l.Near.NoChoice(), l.Far.NoChoice()
 	}

@@ -32,6 +32,7 @@ type path struct {
 	procs []*proc.Process
 
 	relays []*rig.Relay
+	after  []func() // when everything has ended
 }
 
 // notRunError says why a row cannot be measured here.
@@ -106,6 +107,9 @@ func (p *path) replace(old, process *proc.Process) {
 func (p *path) stop() {
 	for i := len(p.procs) - 1; i >= 0; i-- {
 		p.procs[i].Kill()
+	}
+	for _, f := range p.after {
+		f()
 	}
 }
 

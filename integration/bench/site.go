@@ -21,8 +21,8 @@ type site struct {
 // place is a network in which parts run.
 type place struct {
 	network
-	where proc.Starter // nil: this machine
-	addr  string       // without a port
+	where        proc.Starter // nil: this machine
+	addr, second string       // without a port
 }
 
 // network is how this process reaches it.
@@ -32,7 +32,7 @@ type network interface {
 }
 
 // here is this machine's loopback.
-var here = place{network: machine{}, addr: "127.0.0.1"}
+var here = place{network: machine{}, addr: "127.0.0.1", second: "127.0.0.2"}
 
 type machine struct{}
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -26,3 +27,8 @@ func raiseFiles() error {
 // freeze stops a process where it is, and thaw lets it go on.
 func freeze(p *proc.Process) error { return p.Signal(unix.SIGSTOP) }
 func thaw(p *proc.Process) error   { return p.Signal(unix.SIGCONT) }
+
+// as makes a process another user's.
+func as(uid, gid int) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+}

@@ -52,11 +52,11 @@ func Start(ctx context.Context, s Shape) (*Link, error) {
 	if err := Missing(); err != nil {
 		return nil, err
 	}
-	near, err := newSide(ctx, "near", "10.78.0.1")
+	near, err := newSide(ctx, "near", "10.78.0.1", "10.78.0.3")
 	if err != nil {
 		return nil, err
 	}
-	far, err := newSide(ctx, "far", "10.78.0.2")
+	far, err := newSide(ctx, "far", "10.78.0.2", "10.78.0.4")
 	if err != nil {
 		_ = unix.Close(near.tun)
 		return nil, err

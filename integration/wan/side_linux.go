@@ -15,8 +15,8 @@ import (
 // Side is one of the two networks. It implements proc.Starter; its methods are safe for concurrent use.
 type Side struct {
 	*lab.Host
-	addr string
-	tun  int // the device
+	addr, second string
+	tun          int // the device
 
 	noChoice *proc.Thread
 }
@@ -24,18 +24,18 @@ type Side struct {
 // device is the name of the TUN device on each side.
 const device = "wan0"
 
-func newSide(ctx context.Context, name, addr string) (*Side, error) {
+func newSide(ctx context.Context, name, addr, second string) (*Side, error) {
 	host, err := lab.NewHost("", name, nil)
 	if err != nil {
 		return nil, fmt.Errorf("wan: %w", err)
 	}
-	s := &Side{Host: host, addr: addr}
+	s := &Side{Host: host, addr: addr, second: second}
 	host.Do(func() { s.tun, err = openTUN() })
 	if err != nil {
 		return nil, err
 	}
 	// What the device cannot hold is lost before the link sees it.
-	batch := "addr add " + addr + "/24 dev " + device + "\nlink set " + device + " mtu 1500 txqueuelen 10000 up\n"
+	batch := "addr add " + addr + "/24 dev " + device + "\naddr add " + second + "/24 dev " + device + "\nlink set " + device + " mtu 1500 txqueuelen 10000 up\n"
 	if _, err := host.Run(ctx, batch, "ip", "-batch", "-"); err != nil {
 		_ = unix.Close(s.tun)
 		return nil, err
@@ -81,6 +81,9 @@ func enterNoChoice(network *os.File) error {
 
 // Addr returns the side's address, without a port.
 func (s *Side) Addr() string { return s.addr }
+
+// Second returns another address of the side, for what has to be at two.
+func (s *Side) Second() string { return s.second }
 
 // Congestion sets the congestion control that new TCP connections of this side begin with.
 func (s *Side) Congestion(name string) (err error) {
