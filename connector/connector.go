@@ -99,7 +99,7 @@ func New(cfg Config) (*Connector, error) {
 		metrics:     newMetrics(cfg.Registry),
 	}
 	c.bundles = bundle.Config{
-		Incarnation: c.incarnation, Pool: bundle.NewPool(bundle.DefaultPoolSize),
+		Incarnation: c.incarnation, Pool: bundle.ProcessPool(),
 		ResumeGrace: cfg.File.ResumeGrace, Logger: cfg.Logger, Metrics: bundle.NewMetrics(cfg.Registry),
 	}
 	return c, nil

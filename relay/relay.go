@@ -126,7 +126,7 @@ func New(cfg Config) (*Relay, error) {
 		registry:    newRegistry(), tickets: newTickets(), doorkeeper: newDoorkeeper(), enrolling: newRateLimit(), reporting: newReportLimit(),
 	}
 	r.bundles = bundle.Config{
-		Incarnation: r.incarnation, Pool: bundle.NewPool(bundle.DefaultPoolSize),
+		Incarnation: r.incarnation, Pool: bundle.ProcessPool(),
 		ResumeGrace: cfg.File.ResumeGrace, Logger: cfg.Logger, Metrics: bundle.NewMetrics(cfg.Registry),
 	}
 	r.activity = activity.New(activity.Config{

@@ -14,6 +14,8 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
+
 	"github.com/ebbgate/ebbgate/config"
 	"github.com/ebbgate/ebbgate/demo"
 )
@@ -23,6 +25,8 @@ var version = ""
 
 func main() {
 	demo.EndWithParent()
+	// In a container that may take less than the machine has, GOMEMLIMIT says so.
+	_, _ = memlimit.Set(memlimit.WithProvider(memlimit.FromCgroup))
 	// The second signal is not caught any more: it ends the process.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)

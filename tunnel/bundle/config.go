@@ -12,8 +12,8 @@ type Config struct {
 	// Incarnation is this process' random number; it tells a restarted end
 	// from a reconnected one.
 	Incarnation uint64
-	// Pool is where all buffers come from; nil: a pool of DefaultPoolSize of
-	// this bundle's (or node's) own.
+	// Pool is where all buffers come from; nil: a ProcessPool of this bundle's
+	// (or node's) own.
 	Pool *Pool
 	// ResumeGrace is how long a bundle lives without any lane. 0: its streams
 	// are reset as soon as the last lane is lost.
@@ -29,7 +29,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	if c.Pool == nil {
-		c.Pool = NewPool(DefaultPoolSize)
+		c.Pool = ProcessPool()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -1,8 +1,12 @@
 package bundle
 
-import "sync"
+import (
+	"runtime/debug"
+	"sync"
+)
 
-// DefaultPoolSize is the pool of a process that configures none, in bytes.
+// DefaultPoolSize is the pool of a process that configures none and has no limit
+// of its memory, in bytes.
 const DefaultPoolSize = 512 << 20
 
 // Pool bounds the memory of all bundles that share it. Half of it backs credit
@@ -12,6 +16,12 @@ const DefaultPoolSize = 512 << 20
 type Pool struct {
 	credit budget
 	kept   budget
+}
+
+// ProcessPool makes the pool of a process that configures none: DefaultPoolSize,
+// or half of what the process may take at all (GOMEMLIMIT) where that is less.
+func ProcessPool() *Pool {
+	return NewPool(min(DefaultPoolSize, debug.SetMemoryLimit(-1)/2))
 }
 
 // NewPool makes a pool of so many bytes, at least 1 MiB.
@@ -47,6 +57,25 @@ func (b *budget) short() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.used > b.limit/4*3
+}
+
+// allowance is how many bytes one stream should hold at most: a stream whose far
+// socket takes nothing keeps what it has, and must not keep all of it from the
+// others.
+func (b *budget) allowance() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch free := (b.limit - b.used) / (b.limit / 8); {
+	case free >= 4:
+		return 2 * maxWindow // no bound
+	case free >= 3:
+		return 1 << 20
+	case free >= 2:
+		return initialCredit
+	case free >= 1:
+		return scarceCredit
+	}
+	return leastCredit
 }
 
 // try reserves n bytes if they are there within so many quarters of the budget:

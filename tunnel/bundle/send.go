@@ -172,19 +172,22 @@ func (s *Stream) dropChunksLocked() {
 }
 
 // awaitRoom waits until the socket may be read and returns how many bytes at
-// most; 0 when the stream is over.
+// most; 0 when the stream is over. Where memory is short, a stream that has some
+// waits until the far end consumes it: who does not read, delays nobody else.
 func (s *Stream) awaitRoom() int {
 	s.b.mu.Lock()
 	defer s.b.mu.Unlock()
-	for s.phase == phaseOpen && (s.send.credit <= s.send.off || s.send.waiting >= maxUnsent) {
+	allowed := s.b.cfg.Pool.kept.allowance()
+	for s.phase == phaseOpen && (s.send.credit <= s.send.off || s.send.waiting >= maxUnsent || int(s.send.off-s.send.acked) > allowed/2) {
 		s.b.watchLocked(s)
 		s.cond.Wait()
+		allowed = s.b.cfg.Pool.kept.allowance()
 	}
 	delete(s.b.stalled, s)
 	if s.phase != phaseOpen {
 		return 0
 	}
-	return int(min(s.send.credit-s.send.off, uint64(s.b.chunk)))
+	return int(min(s.send.credit-s.send.off, uint64(s.b.chunk), uint64(allowed)))
 }
 
 // finish says that the socket ended well: crc is of all bytes.

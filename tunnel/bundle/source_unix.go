@@ -48,7 +48,7 @@ func (r *readySource) read(max int) (*buffer, int, error) {
 		if !r.dry {
 			break
 		}
-		if r.buf = r.s.reserve(max); r.buf == nil {
+		if r.buf = r.s.reserve(r.max); r.buf == nil {
 			return nil, 0, nil
 		}
 	}
@@ -66,6 +66,7 @@ func (r *readySource) read(max int) (*buffer, int, error) {
 // readReady tries one read; false makes the runtime wait for more bytes.
 func (r *readySource) readReady(fd uintptr) bool {
 	if r.buf == nil {
+		r.max = min(r.max, r.s.b.cfg.Pool.kept.allowance())
 		if !r.s.b.cfg.Pool.kept.try(int64(classSizes[classFor(r.max)]), 4) {
 			r.dry = true
 			return true
