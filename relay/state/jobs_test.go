@@ -9,10 +9,11 @@ import (
 	"github.com/ebbgate/ebbgate/certs"
 )
 
-func TestJobs(t *testing.T) {
+func TestJobs(t *testing.T) { onEngines(t, testJobs) }
+
+func testJobs(t *testing.T, opt Options) {
 	t.Parallel()
 	now := time.Date(2026, 3, 1, 12, 0, 0, 123456789, time.FixedZone("x", 3600))
-	opt := options(t)
 	opt.Now = func() time.Time { return now }
 	mustInit(t, opt)
 	s := mustOpen(t, opt)

@@ -7,8 +7,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestNodes(t *testing.T) {
-	s := newState(t)
+func TestNodes(t *testing.T) { onEngines(t, testNodes) }
+
+func testNodes(t *testing.T, opt Options) {
+	s := stateIn(t, opt)
 	ctx := t.Context()
 	must[Gateway](t)(s.CreateGateway(ctx, DefaultTenant, "corp"))
 	must[Gateway](t)(s.CreateGateway(ctx, DefaultTenant, "lab"))
@@ -62,8 +64,10 @@ func TestNodes(t *testing.T) {
 	}
 }
 
-func TestRenew(t *testing.T) {
-	s := newState(t)
+func TestRenew(t *testing.T) { onEngines(t, testRenew) }
+
+func testRenew(t *testing.T, opt Options) {
+	s := stateIn(t, opt)
 	ctx := t.Context()
 	must[Gateway](t)(s.CreateGateway(ctx, DefaultTenant, "corp"))
 	keys := make(map[byte][]byte)
@@ -123,8 +127,10 @@ func TestRenew(t *testing.T) {
 	wantError(t, err, ErrInvalid, "key-invalid")
 }
 
-func TestStores(t *testing.T) {
-	s := newState(t)
+func TestStores(t *testing.T) { onEngines(t, testStores) }
+
+func testStores(t *testing.T, opt Options) {
+	s := stateIn(t, opt)
 	ctx := t.Context()
 	must[Gateway](t)(s.CreateGateway(ctx, DefaultTenant, "corp"))
 	must[Node](t)(s.RegisterNode(ctx, DefaultTenant, "corp", "n", publicKey(t)))

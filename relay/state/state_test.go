@@ -114,9 +114,23 @@ func mustOpen(t *testing.T, opt Options) *State {
 
 func newState(t *testing.T) *State {
 	t.Helper()
-	opt := options(t)
+	return stateIn(t, options(t))
+}
+
+func stateIn(t *testing.T, opt Options) *State {
+	t.Helper()
 	mustInit(t, opt)
 	return mustOpen(t, opt)
+}
+
+// onEngines runs a test on SQLite and on PostgreSQL.
+func onEngines(t *testing.T, test func(*testing.T, Options)) {
+	t.Run("sqlite", func(t *testing.T) { test(t, options(t)) })
+	t.Run("postgres", func(t *testing.T) {
+		opt := options(t)
+		opt.Postgres = postgresAt(t, sharedServer(t).Database(t))
+		test(t, opt)
+	})
 }
 
 func reopen(t *testing.T, s *State) *State {
@@ -240,8 +254,10 @@ func TestPragmas(t *testing.T) {
 	}
 }
 
-func TestGateways(t *testing.T) {
-	s := newState(t)
+func TestGateways(t *testing.T) { onEngines(t, testGateways) }
+
+func testGateways(t *testing.T, opt Options) {
+	s := stateIn(t, opt)
 	ctx := t.Context()
 	corp := must[Gateway](t)(s.CreateGateway(ctx, DefaultTenant, "corp"))
 	if corp.Tenant != DefaultTenant || corp.Name != "corp" || !validID(corp.ID) || time.Since(corp.Created).Abs() > time.Minute {
@@ -292,8 +308,10 @@ func TestGateways(t *testing.T) {
 	}
 }
 
-func TestKeys(t *testing.T) {
-	s := newState(t)
+func TestKeys(t *testing.T) { onEngines(t, testKeys) }
+
+func testKeys(t *testing.T, opt Options) {
+	s := stateIn(t, opt)
 	ctx := t.Context()
 	corp := must[Gateway](t)(s.CreateGateway(ctx, DefaultTenant, "corp"))
 	lab := must[Gateway](t)(s.CreateGateway(ctx, DefaultTenant, "lab"))
@@ -354,8 +372,10 @@ func TestKeys(t *testing.T) {
 	wantError(t, err, ErrNotFound, "gateway-unknown")
 }
 
-func TestClosed(t *testing.T) {
-	s := newState(t)
+func TestClosed(t *testing.T) { onEngines(t, testClosed) }
+
+func testClosed(t *testing.T, opt Options) {
+	s := stateIn(t, opt)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -369,8 +389,10 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-func TestCanceled(t *testing.T) {
-	s := newState(t)
+func TestCanceled(t *testing.T) { onEngines(t, testCanceled) }
+
+func testCanceled(t *testing.T, opt Options) {
+	s := stateIn(t, opt)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := s.CreateGateway(ctx, DefaultTenant, "corp"); !errors.Is(err, context.Canceled) {

@@ -227,9 +227,13 @@ func TestChangedBehind(t *testing.T) {
 }
 
 // TestConcurrent changes and reads at once. A reader never sees half a change.
-func TestConcurrent(t *testing.T) {
+func TestConcurrent(t *testing.T) { onEngines(t, testConcurrent) }
+
+func testConcurrent(t *testing.T, opt Options) {
 	t.Parallel()
-	opt := Options{Dir: filepath.Join(scratch(t), "state")}
+	if !opt.Postgres.Set() {
+		opt.Dir = filepath.Join(scratch(t), "state")
+	}
 	mustInit(t, opt)
 	s := mustOpen(t, opt)
 	ctx, cancel := context.WithCancel(t.Context())

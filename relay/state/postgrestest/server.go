@@ -27,12 +27,14 @@ import (
 // programs is where Debian keeps PostgreSQL 15.
 const programs = "/usr/lib/postgresql/15/bin/"
 
-// Password is that of user relay, who owns every database.
+// Password is that of user relay, who owns every database, at first.
 const Password = "tide-and-gate"
 
 // Server is a PostgreSQL server on a loopback address.
 type Server struct {
 	Addr string // host:port
+
+	password string // of user relay
 
 	dir  string
 	attr *syscall.SysProcAttr
@@ -67,7 +69,7 @@ func New(t testing.TB) *Server {
 
 // start makes a server's data and starts it.
 func start() (s *Server, err error) {
-	s = &Server{Addr: freeAddr()}
+	s = &Server{Addr: freeAddr(), password: Password}
 	if s.dir, err = os.MkdirTemp("", "ebbgate-postgres-"); err != nil {
 		return nil, err
 	}
@@ -122,6 +124,12 @@ func freeAddr() string {
 			return addr
 		}
 	}
+}
+
+// RestartAs is Restart after the password of user relay was changed.
+func (s *Server) RestartAs(password string) error {
+	s.password = password
+	return s.Restart()
 }
 
 // Restart starts a server that has ended, and waits until it serves. Options are
@@ -184,7 +192,7 @@ func (s *Server) run(cmd *exec.Cmd, started chan<- error, over chan<- struct{}) 
 func (s *Server) Log() string { return filepath.Join(s.dir, "log") }
 
 func (s *Server) url(database string) string {
-	return "postgres://relay:" + Password + "@" + s.Addr + "/" + database
+	return "postgres://relay:" + s.password + "@" + s.Addr + "/" + database
 }
 
 // Database makes an empty database and gives its address, with the password.
