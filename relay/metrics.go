@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ebbgate/ebbgate/relay/state"
 )
 
 // metrics counts what the relay accepts and refuses.
@@ -57,6 +59,19 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.configGood.Set(1)
 	reg.MustRegister(m.connections, m.sessions, m.sessionEnds, m.enrolments, m.dials, m.ends, m.laneEnds, m.lanes, m.copied, m.spliced, m.reloads, m.configGood)
 	return m
+}
+
+// watchState shows whether the state's database can be reached.
+func watchState(reg prometheus.Registerer, s *state.State) {
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "ebbgate", Subsystem: "relay", Name: "state_available",
+		Help: "1 while the database that relays share can be reached, 0 while changes fail because it cannot.",
+	}, func() float64 {
+		if s.Away() {
+			return 0
+		}
+		return 1
+	}))
 }
 
 // count adds one under the code of err; ok without an error.

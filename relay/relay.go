@@ -156,6 +156,9 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 		return err
 	}
 	r.ready = l.ready
+	if r.cfg.File.State.Postgres.Set() {
+		watchState(r.cfg.Registry, r.state)
+	}
 	if err := r.peers.meet(ctx); err != nil {
 		l.close()
 		r.doors.close()

@@ -49,7 +49,14 @@ func (a *app) relayInit() *cobra.Command {
 			return err
 		}
 		made := map[string]string{"dir": file.State.Dir, "key_file": file.State.KeyFile}
+		if file.State.Postgres.Set() {
+			made["postgres"] = file.State.Postgres.String()
+		}
 		return a.print(made, func() string {
+			if file.State.Postgres.Set() {
+				return "the relay's state is in " + file.State.Postgres.String() + ", its key and marker in " + file.State.Dir +
+					"\nevery other relay needs a copy of " + file.State.KeyFile + "; back it up apart from the database: without it the state cannot be read"
+			}
 			return "made the relay's state in " + file.State.Dir + "\nback up " + file.State.KeyFile + " apart from it: without it the state cannot be read"
 		})
 	}

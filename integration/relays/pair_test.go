@@ -75,7 +75,7 @@ func echo(t *testing.T) string {
 }
 
 // connector registers node1 at the first relay and runs it at one of them only.
-func (p *pair) connector(ctx context.Context, t *testing.T, at *rig.Relay, key string) *rig.Connector {
+func (p *pair) connector(ctx context.Context, t *testing.T, key string, at *rig.Relay) *rig.Connector {
 	t.Helper()
 	o := rig.ConnectorOptions{
 		Dir: t.TempDir(), Relay: p.a.Address, Key: key, Name: "node1", Only: at.Address, Carriers: []string{"tls"},
@@ -122,7 +122,7 @@ func TestPair(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.connector(ctx, t, p.b, keys.Key1)
+	p.connector(ctx, t, keys.Key1, p.b)
 	token, err := p.a.CreateJob(ctx, "copy", "corp/erp")
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +144,7 @@ func TestElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := p.connector(ctx, t, p.a, keys.Key1)
+	c := p.connector(ctx, t, keys.Key1, p.a)
 	token, err := p.b.CreateJob(ctx, "copy", "corp/erp")
 	if err != nil {
 		t.Fatal(err)
@@ -198,7 +198,7 @@ func TestCopiedIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first := p.connector(ctx, t, p.a, keys.Key1)
+	first := p.connector(ctx, t, keys.Key1, p.a)
 	copied := t.TempDir()
 	copyFiles(t, filepath.Join(first.Options.Dir, "state"), filepath.Join(copied, "state"))
 	o := first.Options

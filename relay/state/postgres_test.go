@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -345,4 +346,48 @@ func TestDisagreeing(t *testing.T) {
 	wantSame(t, content(s), before)
 	server.Exec(t, url, "UPDATE instance SET revision = revision - 1")
 	must[Gateway](t)(s.CreateGateway(t.Context(), DefaultTenant, "late"))
+}
+
+// BenchmarkFollow is how long a change takes, and then until the other relay has
+// it.
+func BenchmarkFollow(b *testing.B) {
+	server := postgrestest.Start(b)
+	at, err := config.ParsePostgres(server.Database(b), "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var both []*State
+	dir := b.TempDir()
+	for _, name := range []string{"a", "b"} {
+		opt := Options{Dir: filepath.Join(dir, name), KeyFile: filepath.Join(dir, "key"), Postgres: at}
+		if err := Init(b.Context(), opt); err != nil {
+			b.Fatal(err)
+		}
+		s, err := Open(b.Context(), opt)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer func() { _ = s.Close() }()
+		both = append(both, s)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	var over sync.WaitGroup
+	over.Go(func() { both[1].Follow(ctx, func([]JobEnd) {}) })
+	defer over.Wait()
+	defer cancel()
+	var change, follow time.Duration
+	for i := 0; b.Loop(); i++ {
+		began := time.Now()
+		if _, err := both[0].CreateGateway(ctx, DefaultTenant, fmt.Sprintf("g-%d", i)); err != nil {
+			b.Fatal(err)
+		}
+		change += time.Since(began)
+		began = time.Now()
+		for both[1].Revision() < both[0].Revision() {
+			runtime.Gosched()
+		}
+		follow += time.Since(began)
+	}
+	b.ReportMetric(float64(change.Microseconds())/float64(b.N)/1000, "ms/change")
+	b.ReportMetric(float64(follow.Microseconds())/float64(b.N)/1000, "ms/follow")
 }
