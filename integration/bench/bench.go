@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ebbgate/ebbgate/integration/rig"
 )
@@ -125,6 +127,7 @@ func (f *rowFound) note(ctx context.Context, measure string, s sample, err error
 // lan measures all rows on loopback, in turns.
 func lan(ctx context.Context, r *report, s site, o options) error {
 	s.near, s.far = here, here
+	o.seconds = cmp.Or(o.seconds, time.Second)
 	store, addr, err := startRole(ctx, here, "store", storeInput{Listen: here.addr})
 	if err != nil {
 		return err
@@ -132,6 +135,7 @@ func lan(ctx context.Context, r *report, s site, o options) error {
 	defer store.Kill()
 	s.store, s.dir = addr, filepath.Join(s.dir, "lan")
 	f := r.section("lan", nil)
+	f.Seconds, f.Rounds = o.seconds.Seconds(), o.rounds
 	paths := make(map[*rowFound]*path)
 	defer func() {
 		for _, p := range paths {

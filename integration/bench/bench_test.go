@@ -133,7 +133,8 @@ func TestMedian(t *testing.T) {
 func TestWAN(t *testing.T) {
 	t.Setenv("GORACE", "atexit_sleep_ms=0")
 	o := options{
-		only: []string{"wan"}, rows: []string{"naive"}, losses: []float64{0.01}, congestion: []string{onlyCubic},
+		only: []string{"wan"}, rows: []string{"naive"}, measures: []string{"dial", "up1", "down1"},
+		losses: []float64{0.01}, congestion: []string{onlyCubic},
 		seconds: 3 * slot, ramp: slot, wanRounds: 1, quiet: true,
 	}
 	r, err := measureAll(t.Context(), o)

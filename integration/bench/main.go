@@ -77,7 +77,7 @@ type options struct {
 	measures   []string // nil: each section's own
 	losses     []float64
 	congestion []string
-	seconds    time.Duration // of one throughput measurement
+	seconds    time.Duration // of one throughput measurement; 0: as is usual in each section
 	ramp       time.Duration // before it, on the long way
 	rounds     int           // on loopback
 	wanRounds  int
@@ -120,9 +120,10 @@ func parse(args []string) (options, error) {
 		}
 		return nil
 	})
-	f.Float64Var(&seconds, "seconds", 2, "length of one throughput measurement; the others take half of it")
-	f.Float64Var(&ramp, "ramp", 2, "seconds before it that do not count, on the long way")
-	f.IntVar(&o.rounds, "rounds", 3, "how often everything is measured on loopback")
+	f.Float64Var(&seconds, "seconds", 0, "length of one throughput measurement; the others take half of it; "+
+		"default 1 on loopback, 3 on the long way")
+	f.Float64Var(&ramp, "ramp", 3, "seconds before it that do not count, on the long way")
+	f.IntVar(&o.rounds, "rounds", 2, "how often everything is measured on loopback")
 	f.IntVar(&o.wanRounds, "wan-rounds", 1, "how often everything is measured on the long way")
 	f.IntVar(&o.idle, "idle", 1000, "idle streams whose memory is measured; ten times as many where there is a bar")
 	f.IntVar(&o.workers, "workers", 16, "dials at a time where dials a second are measured")
@@ -140,7 +141,7 @@ func parse(args []string) (options, error) {
 	}
 	o.seconds = time.Duration(seconds * float64(time.Second))
 	o.ramp = time.Duration(ramp * float64(time.Second)).Round(slot)
-	if o.rounds < 1 || o.wanRounds < 1 || o.seconds <= 0 || o.ramp < 0 || o.idle < 1 || o.workers < 1 || f.NArg() > 0 {
+	if o.rounds < 1 || o.wanRounds < 1 || o.seconds < 0 || o.ramp < 0 || o.idle < 1 || o.workers < 1 || f.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "bench: numbers must be positive, and there are no arguments")
 		return o, errUsage
 	}

@@ -24,9 +24,6 @@ type report struct {
 	Cores      int        `json:"cores"`
 	Congestion string     `json:"congestion_control"`
 	LoadBefore string     `json:"load_before"`
-	Seconds    float64    `json:"seconds"`
-	Rounds     int        `json:"rounds"`
-	WANRounds  int        `json:"wan_rounds"`
 	Ramp       float64    `json:"ramp_seconds"` // of the long way
 	Idle       int        `json:"idle_streams"`
 	Workers    int        `json:"workers"`
@@ -39,6 +36,8 @@ type report struct {
 type section struct {
 	Name      string      `json:"name"`
 	Condition *condition  `json:"condition,omitempty"` // of the long way
+	Seconds   float64     `json:"seconds,omitempty"`
+	Rounds    int         `json:"rounds,omitempty"`
 	Rows      []*rowFound `json:"rows"`
 }
 
@@ -62,7 +61,7 @@ func newReport(o options) *report {
 		Time: time.Now().UTC().Truncate(time.Second), Commit: commit(), Go: runtime.Version(),
 		Kernel: line("/proc/sys/kernel/osrelease"), CPU: cpuModel(), Cores: runtime.NumCPU(),
 		Congestion: line("/proc/sys/net/ipv4/tcp_congestion_control"), LoadBefore: line("/proc/loadavg"),
-		Seconds: o.seconds.Seconds(), Rounds: o.rounds, WANRounds: o.wanRounds, Ramp: o.ramp.Seconds(), Idle: o.idle, Workers: o.workers,
+		Ramp: o.ramp.Seconds(), Idle: o.idle, Workers: o.workers,
 	}
 }
 
@@ -198,7 +197,7 @@ func (r *report) print(w io.Writer) {
 }
 
 func (r *report) printLAN(w io.Writer, f *section) {
-	fmt.Fprintf(w, "\nloopback; %d rounds of %.1f s; medians ± half the spread\n\n", r.Rounds, r.Seconds)
+	fmt.Fprintf(w, "\nloopback; %d rounds of %.1f s; medians ± half the spread\n\n", f.Rounds, f.Seconds)
 	f.table(w, []string{"MB/s", "up 1", "up 8", "down 1", "down 8"}, func(f *rowFound) []string {
 		return []string{
 			f.cell("up1", "%.0f", mbps), f.cell("up8", "%.0f", mbps),
@@ -224,7 +223,7 @@ func (r *report) printLAN(w io.Writer, f *section) {
 }
 
 func (r *report) printWAN(w io.Writer, f *section) {
-	fmt.Fprintf(w, "\n%v; %d × %.1f s after %.1f s\n\n", f.Condition, r.WANRounds, r.Seconds, r.Ramp)
+	fmt.Fprintf(w, "\n%v; %d × %.1f s after %.1f s\n\n", f.Condition, f.Rounds, f.Seconds, r.Ramp)
 	f.table(w, []string{
 		"MB/s", "up 1", "down 1", "up 8", "down 8", "CPU s/GB up 1 (relay+node+job)",
 		"round trip p50 / p99 ms, up 1", "down 1", "dial p50 / p99 ms, up 1", "down 1", "dial p50 ms, idle",

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -45,11 +46,11 @@ type trial struct {
 }
 
 var trials = []trial{
-	{0, onlyCubic, []string{"direct", "naive", "ssh", "frp", "chisel", "forward-tls"}, nil},
+	{0, onlyCubic, []string{"direct", "naive", "frp", "chisel", "forward-tls"}, nil},
 	{0.01, onlyCubic, []string{
-		"direct", "naive", "ssh", "frp", "chisel", "port-tls", "forward-tls", "forward-quic", "forward-tls-64",
+		"direct", "naive", "ssh", "frp", "chisel", "port-tls", "forward-tls", "forward-quic", "forward-wss", "forward-tls-64",
 	}, []string{"naive", "forward-tls"}},
-	{0.01, defaultBBR, []string{"direct", "naive", "ssh", "frp", "chisel"}, nil},
+	{0.01, defaultBBR, []string{"direct", "naive", "frp", "chisel"}, nil},
 	{0.01, allowingBBR, []string{"port-tls", "forward-tls", "forward-tls-8"}, nil},
 }
 
@@ -135,6 +136,8 @@ func mapSections(ctx context.Context, r *report, s site, o options) error {
 
 // run measures the rows of a trial.
 func (t trial) run(ctx context.Context, f *section, link *wanLink, s site, o options) error {
+	o.seconds = cmp.Or(o.seconds, 3*time.Second)
+	f.Seconds, f.Rounds = o.seconds.Seconds(), o.wanRounds
 	var err error
 	if s.near, s.far, err = link.set(*f.Condition); err != nil {
 		return err
@@ -172,7 +175,7 @@ func (t trial) run(ctx context.Context, f *section, link *wanLink, s site, o opt
 func (t trial) measure(ctx context.Context, found *rowFound, p *path, link *wanLink, o options) error {
 	for range o.wanRounds {
 		for _, m := range wanMeasures {
-			usual := []string{"dial", "up1", "down1"}
+			usual := []string{"up1", "down1"}
 			if slices.Contains(t.eight, found.Name) {
 				usual = append(usual, "up8", "down8")
 			}
