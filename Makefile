@@ -4,6 +4,7 @@
 #   make demo ARGS='--file /tmp/some.iso'
 #   make test ARGS='-run Half ./tunnel/bundle'
 #   make fuzz ARGS='FuzzFrames FuzzPeek' FUZZTIME=5m
+#   make bench ARGS='-only wan -rows naive,forward-tls -loss 0.01'
 #   make soak SOAKTIME=2h EBBGATE_SEED=7
 
 GO ?= go
@@ -37,7 +38,7 @@ check: ## format, vet, staticcheck, tidy modules, house rules, other systems
 fuzz: ## search for input that breaks a parser, FUZZTIME=60s for each target
 	GO='$(GO)' FUZZTIME='$(FUZZTIME)' tools/fuzz $(ARGS)
 
-bench: ## throughput, CPU, latency and memory beside direct TCP, a naive pipe, ssh
+bench: ## loopback, long lossy way (root), faults: beside direct TCP, a naive pipe, ssh
 	$(GO) run -buildvcs=false ./integration/bench $(ARGS)
 
 soak: ## processes killed and links cut at random under load, for SOAKTIME=20m

@@ -108,7 +108,7 @@ func parse(args []string) (options, error) {
 	list(&o.only, "only", "sections; default "+strings.Join(sectionNames(false), ",")+"; of", sectionNames(true))
 	list(&o.rows, "rows", "rows; default those that are usual in each section", rowNames())
 	list(&o.measures, "measures", "measures; default those that are usual in each section",
-		slices.Concat(measureNames(measures), measureNames(wanMeasures), faultNames()))
+		slices.Compact(slices.Sorted(slices.Values(slices.Concat(measureNames(measures), measureNames(wanMeasures), faultNames())))))
 	list(&o.congestion, "congestion", "congestion control on the long way", []string{onlyCubic, defaultBBR, allowingBBR})
 	f.Func("loss", "shares of packets lost on the long way; default 0,0.01", func(text string) error {
 		for field := range strings.SplitSeq(text, ",") {
