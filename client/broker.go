@@ -184,7 +184,7 @@ func (c *Client) lane(ctx context.Context, via int, node, token string, class in
 		return nil, bundle.LaneInfo{}, err
 	}
 	info := bundle.LaneInfo{
-		Carrier: string(s.Link().Carrier()), Local: c.currentIdentity().String(), Peer: node, Express: express, Over: s.Link(),
+		Carrier: string(s.Link().Carrier()), Local: c.currentIdentity().String(), Peer: node, Express: express, Over: wayOf(s),
 	}
 	var stranger error // who answered in the node's place
 	config := certs.ServerConfig(&c.holder, c.currentTrust, certs.ServerOptions{

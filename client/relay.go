@@ -221,7 +221,7 @@ func hostPort(at tunnel.Endpoint) string {
 func (c *Client) handleMessage(_ context.Context, s *tunnel.Session, typ string, _ json.RawMessage) (any, error) {
 	switch typ {
 	case tunnel.TypeDrain:
-		c.drained(s.Link())
+		c.drained(s)
 		return nil, nil
 	case tunnel.TypeRelays:
 		c.learn(s)

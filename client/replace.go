@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 
+	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/tunnel"
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
@@ -27,7 +28,7 @@ func (p *pool) replace(reason bundle.Code, match func(bundle.LaneInfo) bool) (go
 // leave moves what travels on a session's link to the next one's.
 func (c *Client) leave(ctx context.Context, link tunnel.Link) {
 	tunnel.Vacate(ctx, func() []<-chan struct{} {
-		return c.pool.replace(bundle.CodeMoved, func(i bundle.LaneInfo) bool { return !i.Direct && i.Over == link })
+		return c.pool.replace(bundle.CodeMoved, func(i bundle.LaneInfo) bool { return !i.Direct && i.Over.(way).link == link })
 	})
 }
 
@@ -39,8 +40,21 @@ func (c *Client) renewed() {
 	}
 }
 
-// drained lets go of a relay that stops: lanes through it go elsewhere, or, where
-// there is nowhere, once no stream needs them.
-func (c *Client) drained(link tunnel.Link) {
-	c.pool.replace(bundle.CodeDraining, func(i bundle.LaneInfo) bool { return i.Over == link })
+// drained lets go of a relay that stops: what its lanes carry goes over those of
+// another relay, or, where there is none, they go once no stream needs them.
+func (c *Client) drained(s *tunnel.Session) {
+	relay := wayOf(s).relay
+	c.pool.replace(bundle.CodeDraining, func(i bundle.LaneInfo) bool { return i.Over.(way).relay == relay })
+}
+
+// way is what a lane travels on: a session's link, or a connection of its own that
+// was made beside one, and the relay.
+type way struct {
+	link  tunnel.Link
+	relay certs.Identity
+}
+
+func wayOf(s *tunnel.Session) way {
+	relay, _ := s.Peer()
+	return way{s.Link(), relay}
 }

@@ -24,7 +24,10 @@ import (
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// One thread starts all processes and stays.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/ebbgate/ebbgate/integration/proc.(*Thread).run"))
+}
 
 const (
 	gateway = "corp"
@@ -186,6 +189,7 @@ func (c *company) count(program, metric, label string) (sum float64) {
 // store sends a content on each connection until it is told to end, and takes another one.
 type store struct {
 	port    int
+	addr    string
 	enough  chan struct{}
 	results chan result
 }
@@ -208,7 +212,7 @@ func newStore(t *testing.T) *store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &store{port: portOf(ln.Addr().String()), enough: make(chan struct{}), results: make(chan result, 16)}
+	s := &store{addr: ln.Addr().String(), port: portOf(ln.Addr().String()), enough: make(chan struct{}), results: make(chan result, 16)}
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		for {

@@ -1,6 +1,9 @@
 package bundle
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	// replaceWait is how long a lane that is to be replaced waits for one of its
@@ -18,8 +21,8 @@ const (
 // first, then the old one is given up with nothing of it lost. match is called
 // under a lock and must be quick. The channels are closed as the lanes are gone.
 //
-// A lane is replaced for [CodeDraining] also without another one, as soon as no
-// stream is open.
+// A lane is given up for [CodeDraining] as soon as there is any lane that stays, or
+// no stream is open: nothing new comes through a relay that stops.
 func (b *Bundle) Replace(reason Code, match func(LaneInfo) bool) (gone []<-chan struct{}) {
 	b.mu.Lock()
 	defer b.unlock()
@@ -97,12 +100,17 @@ func (b *Bundle) partLocked() {
 		if next := b.successorLocked(l); next != nil {
 			next.succeeded = true
 			l.partLocked()
-		} else if l.replaced == CodeDraining && len(b.streams) == 0 {
+		} else if l.replaced == CodeDraining && (len(b.streams) == 0 || b.staysLocked()) {
 			l.partLocked()
 		} else {
 			b.replacing = true
 		}
 	}
+}
+
+// staysLocked tells whether there is a lane that is not to be replaced.
+func (b *Bundle) staysLocked() bool {
+	return slices.ContainsFunc(b.lanes, func(o *lane) bool { return !o.closing && !o.suspect && o.replaced == CodeOK })
 }
 
 // successorLocked is a lane that came after l to carry the same frames, and has
