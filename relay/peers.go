@@ -29,7 +29,9 @@ type peers struct {
 	r     *Relay
 	state *state.Peers  // set before the relay serves; nil: there can be no others
 	kick  chan struct{} // has room for one: there is something to tell
-	tasks sync.WaitGroup
+	// leaving is closed by drain.
+	leaving chan struct{}
+	tasks   sync.WaitGroup
 
 	mu sync.Mutex
 	// guarded by mu
@@ -43,7 +45,7 @@ type peers struct {
 
 func newPeers(r *Relay) *peers {
 	return &peers{
-		r: r, kick: make(chan struct{}, 1), said: make(map[string]map[gatewayKey]map[string]sighting),
+		r: r, kick: make(chan struct{}, 1), leaving: make(chan struct{}), said: make(map[string]map[gatewayKey]map[string]sighting),
 		dirty: make(map[nodeKey]struct{}), refused: make(map[refusal]time.Time),
 	}
 }
@@ -96,15 +98,24 @@ func (p *peers) keep(ctx context.Context) {
 			err = errors.Join(p.publish(ctx), p.look(ctx))
 		case <-p.state.Changed():
 			err = p.look(ctx)
+		case <-p.leaving:
+			p.leave(ctx)
+			<-ctx.Done()
+			return
 		case <-ctx.Done():
-			if err := p.state.Leave(context.WithoutCancel(ctx)); err != nil {
-				p.r.log.Debug("the other relays were not told of the end", "error", err)
-			}
+			p.leave(context.WithoutCancel(ctx))
 			return
 		}
 		if err != nil && ctx.Err() == nil && !p.r.state.Away() {
 			p.r.log.Warn("the other relays cannot be asked", "error", err)
 		}
+	}
+}
+
+// leave tells the others that this relay's nodes are no longer to be had here.
+func (p *peers) leave(ctx context.Context) {
+	if err := p.state.Leave(ctx); err != nil {
+		p.r.log.Debug("the other relays were not told of the end", "error", err)
 	}
 }
 

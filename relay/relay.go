@@ -351,6 +351,7 @@ func (r *Relay) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), r.cfg.DrainTimeout)
 	defer cancel()
 	r.dials.drain()
+	close(r.peers.leaving)
 	r.registry.announceDrain()
 	r.doors.drain(ctx)
 	if n := r.registry.streams(); n > 0 {

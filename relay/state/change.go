@@ -50,6 +50,9 @@ func (s *State) change(ctx context.Context, what string, plan func(*snapshot) ([
 	if s.closed {
 		return unavailable(what, "the relay is stopping", "try again when the relay is back", nil)
 	}
+	if away := s.away.Load(); away != nil && !s.trouble(away.err).damaged { // so that changes do not wait for each other
+		return s.failed(what, away.err)
+	}
 	var err error
 	looked := !s.engine.shared()
 	for attempt := range attempts {

@@ -159,7 +159,7 @@ func (s *State) follow(ctx context.Context, since time.Time) error {
 // It waits for a short time only, and not at all while the database is away. It
 // tells whether it has.
 func (s *State) CatchUp(ctx context.Context) bool {
-	if !s.engine.shared() || s.away.Load() {
+	if !s.engine.shared() || s.Away() {
 		return false
 	}
 	asked := time.Now()
@@ -181,15 +181,22 @@ func (s *State) CatchUp(ctx context.Context) bool {
 
 // Away tells whether the database that is shared with other relays is out of
 // reach at the moment.
-func (s *State) Away() bool { return s.away.Load() }
+func (s *State) Away() bool { return s.away.Load() != nil }
+
+// absence is why the database is away.
+type absence struct{ err error }
 
 // reached remembers whether the database can be reached, and logs when that
 // changes.
 func (s *State) reached(err error) {
-	was := s.away.Swap(err != nil)
+	var now *absence
+	if err != nil {
+		now = &absence{err}
+	}
+	was := s.away.Swap(now) != nil
 	switch {
 	case err != nil && !was:
-		t := troubleOf(err)
+		t := s.trouble(err)
 		s.opt.logger().Error("the state's database cannot be followed: changes fail until it is back, everything else goes on",
 			"database", s.engine.name(), "reason", t.reason, "error", err, "advice", t.advice)
 	case err == nil && was:

@@ -61,7 +61,9 @@ func (e postgresEngine) open() (*sql.DB, error) {
 			cfg.RuntimeParams[name] = value
 		}
 	}
-	db := stdlib.OpenDB(*cfg, stdlib.OptionBeforeConnect(e.password))
+	// A connection that the server has closed meanwhile is found out before it is used.
+	ping := func(context.Context, stdlib.ShouldPingParams) bool { return true }
+	db := stdlib.OpenDB(*cfg, stdlib.OptionBeforeConnect(e.password), stdlib.OptionShouldPing(ping))
 	db.SetMaxOpenConns(postgresConns)
 	db.SetMaxIdleConns(postgresConns)
 	db.SetConnMaxIdleTime(time.Minute)

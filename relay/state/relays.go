@@ -135,8 +135,15 @@ func (p *Peers) register(ctx context.Context) error {
 	if n, err := result.RowsAffected(); err != nil || n != 1 {
 		return errors.Join(err, p.taken())
 	}
-	if _, err := tx.ExecContext(ctx, "DELETE FROM presence WHERE relay = $1", p.self.Name); err != nil {
-		return err
+	// Of this relay, and of the name that it had before its hostname was changed.
+	for _, forget := range []string{
+		"DELETE FROM presence WHERE relay IN (SELECT name FROM relays WHERE home = $1)",
+		"DELETE FROM relays WHERE home = $1 AND incarnation <> $2",
+	} {
+		args := []any{p.home, p.incarnation}
+		if _, err := tx.ExecContext(ctx, forget, args[:strings.Count(forget, "$")]...); err != nil {
+			return err
+		}
 	}
 	if err := p.tell(ctx, tx); err != nil {
 		return err

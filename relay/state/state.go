@@ -50,7 +50,7 @@ type State struct {
 	lock   *os.File
 
 	current atomic.Pointer[snapshot]
-	away    atomic.Bool // the shared database cannot be followed
+	away    atomic.Pointer[absence] // why the shared database cannot be followed; nil: it can
 
 	peersChanged chan struct{} // has room for one; other relays told of themselves
 
