@@ -22,13 +22,14 @@ type use struct {
 	files            int
 	resident         float64 // bytes
 	violations       float64 // frames that no honest end sends
+	lanes, streams   float64 // that are open
 }
 
 func (u use) String() string {
 	if u.goroutines == 0 {
 		return fmt.Sprintf("%d files, %.1f MiB resident", u.files, u.resident/(1<<20))
 	}
-	return fmt.Sprintf("%.0f goroutines, %.1f MiB heap, %d files, %.1f MiB resident", u.goroutines, u.heap/(1<<20), u.files, u.resident/(1<<20))
+	return fmt.Sprintf("%.0f lanes, %.0f streams, %.0f goroutines, %.1f MiB heap, %d files, %.1f MiB resident", u.lanes, u.streams, u.goroutines, u.heap/(1<<20), u.files, u.resident/(1<<20))
 }
 
 // What a process may hold more than before: lanes and the pipes between those that are joined, timers, memory that the
@@ -105,6 +106,10 @@ func useOf(p *proc.Process, metrics string) (u use, err error) {
 			u.goroutines = value
 		case "go_memstats_heap_alloc_bytes":
 			u.heap = value
+		case "ebbgate_bundle_lanes":
+			u.lanes = value
+		case "ebbgate_bundle_streams":
+			u.streams = value
 		case `ebbgate_bundle_frames_dropped_total{reason="protocol-violation"}`,
 			`ebbgate_bundle_frames_dropped_total{reason="credit-overflow"}`,
 			`ebbgate_bundle_frames_dropped_total{reason="overlapping-data"}`,

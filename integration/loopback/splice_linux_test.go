@@ -64,12 +64,12 @@ func attach(t *testing.T, strace string, pid int, out string) (stop func()) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for traced := false; !traced; { // all threads of the process have a tracer once it is attached
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for ; tracer(t, pid) != cmd.Process.Pid; <-poll.C { // all threads of the process have a tracer once it is attached
 		if t.Context().Err() != nil || cmd.ProcessState != nil {
 			t.Fatal("strace does not attach")
 		}
-		traced = tracer(t, pid) == cmd.Process.Pid
-		time.Sleep(10 * time.Millisecond)
 	}
 	return func() {
 		_ = cmd.Process.Signal(os.Interrupt)
