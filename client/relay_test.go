@@ -31,6 +31,7 @@ type testRelay struct {
 	nodes  map[string]*certs.Holder // by name: who may answer
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
+	splice func(net.Conn) net.Conn // what it does to lanes; nil: what it should
 
 	mu sync.Mutex
 	// guarded by mu
@@ -273,7 +274,11 @@ func (r *testRelay) lane(ctx context.Context, s *tunnel.Session, join tunnel.Joi
 		}
 		return nil
 	}, []string{tunnel.ALPNLane})
-	lane, err := tunnel.DialLane(ctx, stream, config)
+	var spliced net.Conn = stream
+	if r.splice != nil {
+		spliced = r.splice(stream)
+	}
+	lane, err := tunnel.DialLane(ctx, spliced, config)
 	if err != nil {
 		return
 	}
