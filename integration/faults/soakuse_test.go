@@ -32,19 +32,35 @@ func (u use) String() string {
 	return fmt.Sprintf("%.0f lanes, %.0f streams, %.0f goroutines, %.1f MiB heap, %d files, %.1f MiB resident", u.lanes, u.streams, u.goroutines, u.heap/(1<<20), u.files, u.resident/(1<<20))
 }
 
-// What a process may hold more than before: lanes and the pipes between those that are joined, timers, memory that the
-// runtime gives back when it likes. Something that is lost with each fault or stream is more before long.
+// What a process may hold more than before: timers, memory that the runtime gives back when it likes, and what each lane
+// takes that it has more, with the pipes between those that are joined, up to the most that bundles may have. Something
+// that is lost with each fault or stream is more before long.
 const (
-	fewGoroutines = 100
-	fewFiles      = 150
-	someHeap      = 24 << 20
-	someMemory    = 128 << 20
+	fewGoroutines, laneGoroutines = 60, 4
+	fewFiles, laneFiles           = 40, 6
+	someHeap, laneHeap            = 24 << 20, 1 << 20
+	someMemory                    = 128 << 20
+	mostLanes                     = 2 * (16 + 4) // of a path: two bundles
 )
 
-// more tells what the process holds more than it did before.
-func (u use) more(before use) bool {
-	return u.goroutines > before.goroutines+fewGoroutines || u.files > before.files+fewFiles ||
-		u.heap > before.heap+someHeap || u.resident > before.resident+someMemory
+// more tells what the process holds more than it did before; empty: nothing.
+func (u use) more(before use, paths int) string {
+	lanes := u.lanes - before.lanes
+	switch {
+	case u.streams > 0:
+		return "streams"
+	case u.lanes > float64(paths*mostLanes):
+		return "lanes"
+	case u.goroutines > before.goroutines+fewGoroutines+lanes*laneGoroutines:
+		return "goroutines"
+	case float64(u.files) > float64(before.files)+fewFiles+lanes*laneFiles:
+		return "files"
+	case u.heap > before.heap+someHeap+lanes*laneHeap:
+		return "heap"
+	case u.resident > before.resident+someMemory:
+		return "memory"
+	}
+	return ""
 }
 
 // shown is what processes hold, a line each.
@@ -106,8 +122,8 @@ func useOf(p *proc.Process, metrics string) (u use, err error) {
 			u.goroutines = value
 		case "go_memstats_heap_alloc_bytes":
 			u.heap = value
-		case "ebbgate_bundle_lanes":
-			u.lanes = value
+		case "ebbgate_bundle_lanes", "ebbgate_relay_client_lanes":
+			u.lanes += value
 		case "ebbgate_bundle_streams":
 			u.streams = value
 		case `ebbgate_bundle_frames_dropped_total{reason="protocol-violation"}`,
@@ -124,9 +140,15 @@ func useOf(p *proc.Process, metrics string) (u use, err error) {
 func (s *soak) settle(before map[string]use) {
 	late := time.Now().Add(4 * time.Minute)
 	for {
-		now, more := s.use(), false
+		now, more := s.use(), ""
 		for name, u := range now {
-			more = more || u.more(before[name])
+			paths := 1
+			if name == "relay" {
+				paths = len(s.paths)
+			}
+			if what := u.more(before[name], paths); what != "" {
+				more += " " + what + " of the " + name + ";"
+			}
 			if u.violations > 0 {
 				s.t.Errorf("the %s saw %.0f frames that no honest end sends", name, u.violations)
 			}
@@ -134,12 +156,12 @@ func (s *soak) settle(before map[string]use) {
 		if s.t.Failed() {
 			return
 		}
-		if !more {
+		if more == "" {
 			s.t.Logf("after: %s", shown(now))
 			return
 		}
 		if wait(s.ctx, 500*time.Millisecond); time.Now().After(late) || s.ctx.Err() != nil {
-			s.t.Errorf("something is left: %s\nbefore it was: %s", shown(now), shown(before))
+			s.t.Errorf("something is left:%s %s\nbefore it was: %s", more, shown(now), shown(before))
 			return
 		}
 	}
