@@ -106,6 +106,14 @@ func (o options) program() rig.Program {
 	}, o.env...)}
 }
 
+// named is a name of the path; the first one's is plain.
+func (o options) named(name string) string {
+	if o.number == 0 {
+		return name
+	}
+	return fmt.Sprintf("%s%d", name, o.number)
+}
+
 // startRelay starts a relay that comes back at the same ports.
 func startRelay(ctx context.Context, t *testing.T, o options, config map[string]any) *rig.Relay {
 	t.Helper()
@@ -125,7 +133,7 @@ func newPath(ctx context.Context, t *testing.T, o options) *path {
 	t.Helper()
 	p := &path{
 		t: t, links: make([]*link, 2), program: o.program(), relay: o.relay, carrier: o.carrier, local: freePort(t),
-		gateway: fmt.Sprintf("%s%d", gateway, o.number),
+		gateway: o.named(gateway),
 	}
 	if p.relay == nil {
 		p.relay = startRelay(ctx, t, o, nil)
@@ -138,7 +146,7 @@ func newPath(ctx context.Context, t *testing.T, o options) *path {
 	}
 	keys, err := p.relay.CreateGateway(ctx, p.gateway)
 	check(err)
-	name := fmt.Sprintf("%s%d", job, o.number)
+	name := o.named(job)
 	token, err := p.relay.CreateJob(ctx, name, p.gateway+"/"+object)
 	check(err)
 	p.ingress = rig.Ingress{Addr: p.relay.Connect, Job: name, Token: token}
