@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ebbgate/ebbgate/integration/wan"
 )
@@ -43,6 +46,15 @@ func (l *wanLink) set(c condition) (near, far place, err error) {
 // moved is how many bytes have travelled.
 func (l *wanLink) moved() uint64 {
 	return l.Counts(wan.ToFar).Bytes + l.Counts(wan.ToNear).Bytes
+}
+
+// spent is the CPU time that this process has used, which is the link's but for little.
+func (l *wanLink) spent() time.Duration {
+	var used unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &used) != nil {
+		return 0
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 func (l *wanLink) close() { _ = l.Close() }

@@ -2,7 +2,10 @@
 
 package main
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // wanLink is the long way, which is there on Linux only.
 type wanLink struct{}
@@ -11,4 +14,5 @@ func startLink(context.Context) (*wanLink, error) { return nil, &notRunError{"ne
 
 func (*wanLink) set(condition) (near, far place, err error) { return here, here, nil }
 func (*wanLink) moved() uint64                              { return 0 }
+func (*wanLink) spent() time.Duration                       { return 0 }
 func (*wanLink) close()                                     {}

@@ -24,7 +24,9 @@ type report struct {
 	Cores      int        `json:"cores"`
 	Congestion string     `json:"congestion_control"`
 	LoadBefore string     `json:"load_before"`
-	Ramp       float64    `json:"ramp_seconds"` // of the long way
+	Ramp       float64    `json:"ramp_seconds"`         // of the long way
+	LinkCPU    float64    `json:"link_cpu_s,omitempty"` // of the emulated link
+	LinkGB     float64    `json:"link_gb,omitempty"`
 	Idle       int        `json:"idle_streams"`
 	Workers    int        `json:"workers"`
 	Sections   []*section `json:"sections"`
@@ -192,6 +194,9 @@ func (r *report) print(w io.Writer) {
 			f.printFaults(w)
 		}
 		f.printTroubles(w)
+	}
+	if r.LinkGB > 0 {
+		fmt.Fprintf(w, "\nthe emulated link used %.2f CPU s/GB\n", r.LinkCPU/r.LinkGB)
 	}
 	r.printVerdicts(w)
 }

@@ -61,6 +61,7 @@ func wanSection(ctx context.Context, r *report, s site, o options) error {
 		return r.leaveOut("wan", err)
 	}
 	defer link.close()
+	defer func() { r.LinkCPU, r.LinkGB = link.spent().Seconds(), float64(link.moved())/1e9 }()
 	for _, t := range o.trials() {
 		c := &condition{RTT: longRTT, Rate: longRate, Loss: t.loss, Congestion: t.congestion}
 		o.say("%v", c)
