@@ -250,6 +250,28 @@ func TestChisel(t *testing.T) {
 	}
 }
 
+// TestDrawFiles has two files with the same point.
+func TestDrawFiles(t *testing.T) {
+	var files []string
+	for i, mbps := range []float64{3.25, 7.75} {
+		r := &report{Commit: "abc", Time: time.Unix(int64(i), 0)}
+		s := r.section("map", &condition{RTT: mapRTTs[1], Rate: longRate, Loss: 0.01, Congestion: onlyCubic})
+		s.Rows = []*rowFound{{Name: "ssh", Samples: map[string][]sample{"down1": {{MBps: mbps}}}}}
+		file, err := r.save(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+	}
+	var svg strings.Builder
+	if err := drawFiles(&svg, files); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(svg.String(), "3.25 MB/s") || !strings.Contains(svg.String(), "7.75 MB/s") {
+		t.Errorf("the earlier point counts:\n%s", svg.String())
+	}
+}
+
 // TestDraw draws a map with one curve and reads the result as XML.
 func TestDraw(t *testing.T) {
 	r := &report{Commit: "abc"}

@@ -30,17 +30,22 @@ const (
 	drawHeight              = top + panelHeight + 96
 )
 
-// drawFile draws the map of a saved report.
-func drawFile(w io.Writer, file string) error {
-	body, err := os.ReadFile(file)
-	if err != nil {
-		return fmt.Errorf("bench: %w", err)
+// drawFiles draws the map of saved reports. Where two have the same point, the later one counts.
+func drawFiles(w io.Writer, files []string) error {
+	var all report
+	for _, file := range files {
+		body, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("bench: %w", err)
+		}
+		var r report
+		if err := json.Unmarshal(body, &r); err != nil {
+			return fmt.Errorf("bench: %s: %w", file, err)
+		}
+		all.Time, all.Commit = r.Time, r.Commit
+		all.Sections = append(r.Sections, all.Sections...)
 	}
-	var r report
-	if err := json.Unmarshal(body, &r); err != nil {
-		return fmt.Errorf("bench: %s: %w", file, err)
-	}
-	svg, err := r.draw()
+	svg, err := all.draw()
 	if err != nil {
 		return err
 	}
@@ -52,7 +57,9 @@ func drawFile(w io.Writer, file string) error {
 func (r *report) at(c curve, rtt time.Duration, loss float64) (float64, bool) {
 	for _, s := range r.Sections {
 		if s.Name == "map" && s.Condition.RTT == rtt && s.Condition.Loss == loss && s.Condition.Congestion == c.congestion {
-			return of(s, c.row, "down1", mbps)
+			if v, ok := of(s, c.row, "down1", mbps); ok {
+				return v, true
+			}
 		}
 	}
 	return 0, false

@@ -8,7 +8,7 @@
 // without loss, where Cubic is the only congestion control, where BBR is the default, and where Cubic is the default but
 // a program may choose BBR. There, throughput is what the receiver counts after a ramp, while small messages go to and
 // fro and streams are dialled beside it. Section faults restarts, freezes and kills relays while a stream flows each
-// way. Section map, which runs only when it is asked for, goes over many delays and losses; -draw FILE draws its JSON
+// way. Section map, which runs only when it is asked for, goes over many delays and losses; -draw FILE,... draws its JSON
 // as SVG. The last table says which of the project's bars were reached.
 //
 // Every part of every path is a process of its own, and so are the load and the store. Rounds are interleaved: each
@@ -63,7 +63,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	if o.draw != "" {
-		return drawFile(os.Stdout, o.draw)
+		return drawFiles(os.Stdout, strings.Split(o.draw, ","))
 	}
 	return bench(ctx, o)
 }
@@ -84,7 +84,8 @@ type options struct {
 	idle       int // streams
 	workers    int // that dial at once
 	out        string
-	draw       string // a JSON file
+	draw       string          // JSON files
+	rtts       []time.Duration // of the map
 	quiet      bool
 }
 
@@ -120,6 +121,16 @@ func parse(args []string) (options, error) {
 		}
 		return nil
 	})
+	f.Func("rtt", "round trips of the map, such as 80ms; default all", func(text string) error {
+		for field := range strings.SplitSeq(text, ",") {
+			d, err := time.ParseDuration(field)
+			if err != nil || !slices.Contains(mapRTTs, d) {
+				return fmt.Errorf("the map has %v", mapRTTs)
+			}
+			o.rtts = append(o.rtts, d)
+		}
+		return nil
+	})
 	f.Float64Var(&seconds, "seconds", 0, "length of one throughput measurement; the others take half of it; "+
 		"default 1 on loopback, 3 on the long way")
 	f.Float64Var(&ramp, "ramp", 3, "seconds before it that do not count, on the long way")
@@ -128,7 +139,7 @@ func parse(args []string) (options, error) {
 	f.IntVar(&o.idle, "idle", 1000, "idle streams whose memory is measured; ten times as many where there is a bar")
 	f.IntVar(&o.workers, "workers", 16, "dials at a time where dials a second are measured")
 	f.StringVar(&o.out, "out", "bench-out", "directory of the JSON; empty: none")
-	f.StringVar(&o.draw, "draw", "", "measure nothing, but draw the map in this JSON file as SVG on standard output")
+	f.StringVar(&o.draw, "draw", "", "measure nothing, but draw the map in these JSON files as SVG on standard output")
 	f.BoolVar(&o.quiet, "quiet", false, "no progress on standard error")
 	if err := f.Parse(args); err != nil {
 		if !errors.Is(err, flag.ErrHelp) {

@@ -120,7 +120,7 @@ func mapSections(ctx context.Context, r *report, s site, o options) error {
 	}
 	defer link.close()
 	o.measures = []string{"down1"}
-	for _, rtt := range mapRTTs {
+	for _, rtt := range orDefault(o.rtts, mapRTTs...) {
 		for _, loss := range orDefault(o.losses, mapLosses...) {
 			for _, congestion := range []string{onlyCubic, allowingBBR} {
 				c := &condition{RTT: rtt, Rate: longRate, Loss: loss, Congestion: congestion}
