@@ -130,7 +130,10 @@ func TestPair(t *testing.T) {
 	if err := ask(ctx, p.b, "copy", token); err != nil {
 		t.Error(err)
 	}
-	if there, _ := filepath.Glob(filepath.Join(p.b.Dir, "state", "state.db*")); len(there) > 0 {
+	if _, err := p.a.AwaitRun(ctx, rig.Run{Job: "copy", Gateway: "corp", Node: "node1", Store: "erp", Streams: 1}); err != nil {
+		t.Errorf("what the one relay's ingress did, the other one does not list: %v", err)
+	}
+	if there, _ := filepath.Glob(filepath.Join(p.b.Dir, "state", "*.db*")); len(there) > 0 {
 		t.Errorf("relay on PostgreSQL keeps %v", there)
 	}
 }

@@ -183,10 +183,15 @@ func (w *writing) write(ctx context.Context, tx *sql.Tx, list []placed) error {
 			return err
 		}
 	}
+	run, err := tx.PrepareContext(ctx, insertRun)
+	if err != nil {
+		return err
+	}
+	defer run.Close()
 	for _, id := range slices.Sorted(maps.Keys(w.changes)) {
 		c := w.changes[id]
 		h := c.half
-		if _, err := tx.ExecContext(ctx, insertRun, id, h.Tenant, h.Job, h.Run, h.Gateway, h.Node, h.Store, c.started, c.ended, c.streams,
+		if _, err := run.ExecContext(ctx, id, h.Tenant, h.Job, h.Run, h.Gateway, h.Node, h.Store, c.started, c.ended, c.streams,
 			c.read, c.written, c.resumes, c.stalls, c.results[Failed], c.results[Lost], c.results[Differs], c.oneSided,
 			c.failedReason, c.failedHop, c.lostReason, c.lostHop); err != nil {
 			return err
