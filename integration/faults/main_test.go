@@ -7,6 +7,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -75,6 +76,7 @@ type path struct {
 	forward   *rig.Forward
 	local     string // where the forward listens, again and again
 	ingress   rig.Ingress
+	rough     bool // a stream may need several attempts to begin
 }
 
 // The links of a path.
@@ -231,12 +233,16 @@ func (p *path) dial(ctx context.Context, ingress string) (*net.TCPConn, error) {
 	return conn.(*net.TCPConn), nil
 }
 
+// freePort gives an address below the ports that the system itself chooses, so that it stays free while nobody has it.
 func freePort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000)))
+		if err == nil {
+			defer ln.Close()
+			return ln.Addr().String()
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }

@@ -33,6 +33,7 @@ func TestMaliciousRelay(t *testing.T) {
 			l := p.links[test.at]
 			l.spoil(m)
 			l.kill() // connections that were there come again
+			p.rough = true
 			for m.least() < 1 {
 				disturbed(ctx, t, p, test.ingresses, 0, nil)
 				if t.Failed() {

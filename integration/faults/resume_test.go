@@ -27,6 +27,10 @@ func disturbed(ctx context.Context, t *testing.T, p *path, ingresses []string, t
 	var copies []*transfer
 	for _, ingress := range ingresses {
 		c, err := p.begin(ctx, ingress, sent, uploaded)
+		for err != nil && p.rough && ctx.Err() == nil {
+			wait(ctx, 100*time.Millisecond)
+			c, err = p.begin(ctx, ingress, sent, uploaded)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
