@@ -35,6 +35,10 @@ const (
 // the path. One connection does on a short one; on a long one that loses, each
 // moves a little, whatever the rate of the link, and more of them move more.
 //
+// Where that is as many as there may be and each moves little all the same, bulk
+// uses the session lanes beside them: on QUIC, too, which is the better way where a
+// network holds TCP back. Each lane takes what it can carry.
+//
 // Each end judges by what it sends. The ingress makes lanes, so a node tells it
 // what it would use, and the most that it lets the bundle have.
 type growth struct {
@@ -42,6 +46,7 @@ type growth struct {
 	own, far int           // lanes that each end would use; 0: it has had no bulk
 	most     int           // that the node allows
 	have     int           // that there are
+	all      bool          // bulk uses the session lanes, too
 	tell     bool          // node: a LANES is to be written
 	said     bool          // node: one was
 	least    time.Duration // round trip of the nearest lane
@@ -183,7 +188,7 @@ func (b *Bundle) growLocked(now time.Time) {
 	g := &b.growth
 	g.at = time.Time{}
 	if b.unacked == 0 || !g.long {
-		g.last, g.before = 0, 0
+		g.last, g.before, g.all = 0, 0, false
 		b.level = level{}
 		return
 	}
@@ -215,10 +220,13 @@ func (b *Bundle) weighLocked(now time.Time, rate float64) {
 	switch {
 	case g.waited*4 < growLooks*3, b.level.limit > 0, now.Before(g.settled), rises && (little || !thin):
 		return
-	case little:
-		g.before, g.settled = 0, now.Add(growHold)
-		return
-	case g.have >= g.most:
+	case little, g.have >= g.most:
+		if g.all = g.all || thin; g.all {
+			b.wakeAllLocked()
+		}
+		if little {
+			g.before, g.settled = 0, now.Add(growHold)
+		}
 		return
 	}
 	more := 2 * g.have

@@ -195,3 +195,35 @@ func TestNodeLimitsLanes(t *testing.T) {
 		stop()
 	})
 }
+
+// TestSessionLanesHelp: where TCP is held back, bulk goes over the session as well.
+func TestSessionLanesHelp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open, stores := storeServer()
+		p := newPair(t, time.Minute, open)
+		p.node.LimitLanes(8)
+		held := func() *road { return &road{delay: 40 * time.Millisecond, each: 20e3} }
+		free := func() *road { return &road{delay: 40 * time.Millisecond, each: 2e6} }
+		p.roadLane(LaneInfo{Express: true, Direct: true}, free(), free())
+		p.roadLane(LaneInfo{}, free(), free())
+		up, down := held(), held()
+		p.roadLane(LaneInfo{Direct: true}, up, down)
+		stop := p.longRoads(up, down)
+		time.Sleep(time.Second)
+		for _, way := range []string{"up", "down"} {
+			s := p.carry(stores)
+			from, to := net.Conn(s.job), net.Conn(s.store)
+			if way == "down" {
+				from, to = to, from
+			}
+			copied(from, to, copyFor)
+			if n := copied(from, to, copyFor); float64(n) < 1e6*copyFor.Seconds() {
+				t.Errorf("%s: %d bytes, the session's lane carries 2 MB/s", way, n)
+			}
+			s.job.Close()
+			<-s.report
+			time.Sleep(time.Second)
+		}
+		stop()
+	})
+}

@@ -101,7 +101,7 @@ const maxLaneWindow = 64 << 20
 // more of what it moves in a round trip: bytes that came wait for what was lost
 // before them.
 const (
-	longFloor = 64 << 10
+	longFloor = 128 << 10
 	longGain  = 4.0
 )
 

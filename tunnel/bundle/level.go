@@ -1,37 +1,46 @@
 package bundle
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // On a long path, bulk of one bundle may fill the queue before the bottleneck: then
 // everybody's small messages wait in it, the bundle's own, too, however empty their
 // lane is. So the ends watch the express lane's round trip while bulk is under way,
 // and have less under way when it grows.
 const (
-	// levelSounds round trips make one look: the least of them counts, because others
-	// were of packets that were lost and sent again, or of processes that had to
-	// wait.
+	// levelSounds round trips must all be long before anything is held back: others
+	// are of packets that were lost and sent again, or of processes that had to wait.
 	levelSounds = 4
-	// levelGain is what the limit gains at a look, more each time up to levelMost.
-	levelGain = 0.06
-	levelMost = 0.25
-	// levelPatience is for how many looks less may be under way without the queue
-	// becoming shorter. Then it is somebody else's, and for levelDefiance this bundle
-	// does not give way.
-	levelPatience = 8
-	levelDefiance = 10 * time.Second
+	// levelTrips is how many round trips' worth is under way at most then, of which
+	// some waits for what was lost before it; leastTrips always may be.
+	levelTrips = 3.0
+	leastTrips = 1.75
 	// leastLevel is the least that may always be under way, in bytes.
 	leastLevel = 256 << 10
+	// levelLoss and levelGain are what becomes of the limit at each round trip. After
+	// levelSteady of them without a queue the gain doubles, up to levelMost.
+	levelLoss   = 0.9
+	levelGain   = 0.04
+	levelSteady = 12
+	levelMost   = 0.5
+	// levelPatience is for how many round trips less may be under way without the
+	// queue becoming shorter. Then it is somebody else's, and for levelDefiance this
+	// bundle does not give way.
+	levelPatience = 32
+	levelDefiance = 10 * time.Second
 )
 
 // level is how much bulk may be under way.
 type level struct {
 	// guarded by b.mu
-	limit  int64         // bytes on all lanes for bulk; 0: as much as they take
-	sounds int           // round trips in this look
-	least  time.Duration // of them
-	long   int           // looks with a long queue in a row
-	gain   float64       // of the limit, at the last look
-	defyAt time.Time     // until when the queue is no matter
+	limit  int64                      // bytes on all lanes for bulk; 0: as much as they take
+	trips  [levelSounds]time.Duration // round trips of the express lane, the newest first
+	long   int                        // of them in a row, with a queue
+	short  int                        // and without
+	gain   float64                    // of the limit
+	defyAt time.Time                  // until when the queue is no matter
 }
 
 // levelLocked takes a round trip of a lane for small frames.
@@ -40,34 +49,29 @@ func (b *Bundle) levelLocked(rtt time.Duration) {
 	if b.growth.at.IsZero() {
 		return
 	}
-	if v.sounds == 0 || rtt < v.least {
-		v.least = rtt
-	}
-	if v.sounds++; v.sounds < levelSounds {
-		return
-	}
-	v.sounds = 0
+	copy(v.trips[1:], v.trips[:])
+	v.trips[0] = rtt
 	least := b.growth.least
-	queue, enough := v.least-least, max(least/8, shortPath)
+	enough := max(least/6, shortPath)
+	queue := min(v.trips[0], v.trips[1]) - least
+	if v.limit == 0 {
+		queue = slices.Min(v.trips[:]) - least
+	}
 	switch now := time.Now(); {
 	case now.Before(v.defyAt):
 	case queue > enough:
-		v.gain = 0
-		v.long++
-		if v.long > levelPatience {
+		v.short, v.gain = 0, levelGain
+		if v.long++; v.long > levelPatience {
 			v.limit, v.long, v.defyAt = 0, 0, now.Add(levelDefiance)
 			b.wakeAllLocked()
 			return
 		}
-		flying := b.flyingLocked()
-		if v.limit == 0 && v.long == 1 || flying < max(v.limit/2, leastLevel) {
-			return // it may pass, or is the other way's
-		}
-		excess := float64(queue-enough) / float64(least+queue)
-		v.limit = max(int64(float64(flying)*(1-excess/2)), leastLevel)
-	case v.limit > 0 && queue < enough/2:
+		b.lowerLocked(b.growth.last * least.Seconds())
+	case queue < enough/2 && v.limit > 0:
 		v.long = 0
-		v.gain = min(v.gain+levelGain, levelMost)
+		if v.short++; v.short > levelSteady {
+			v.gain = min(2*v.gain, levelMost)
+		}
 		v.limit = int64(float64(v.limit) * (1 + v.gain))
 		if v.limit > 2*max(b.flyingLocked(), leastLevel) {
 			v.limit = 0 // something else holds it back
@@ -75,6 +79,18 @@ func (b *Bundle) levelLocked(rtt time.Duration) {
 		b.wakeDataLocked(true)
 	default:
 		v.long = 0
+	}
+}
+
+// lowerLocked has less under way, where so much is delivered in a round trip.
+func (b *Bundle) lowerLocked(trip float64) {
+	v, flying := &b.level, b.flyingLocked()
+	switch {
+	case flying < max(v.limit/2, leastLevel): // the queue is the other way's
+	case v.limit == 0:
+		v.limit = max(int64(min(float64(flying)*levelLoss, levelTrips*trip)), leastLevel)
+	default:
+		v.limit = max(int64(float64(v.limit)*levelLoss), int64(leastTrips*trip), leastLevel)
 	}
 }
 

@@ -129,8 +129,11 @@ func (b *Bundle) carriesControlLocked(l *lane) bool { return l.controlRank() == 
 
 // carriesBulkLocked tells whether bulk goes over l: over direct lanes where there
 // is one, else over session lanes, over express lanes only where there is nothing
-// else.
-func (b *Bundle) carriesBulkLocked(l *lane) bool { return l.bulkRank() == b.bestBulk }
+// else. Where direct lanes carry little, session lanes help.
+func (b *Bundle) carriesBulkLocked(l *lane) bool {
+	rank := l.bulkRank()
+	return rank == b.bestBulk || b.growth.all && rank == rankSession
+}
 
 func (l *lane) controlRank() int {
 	switch {
@@ -149,8 +152,11 @@ func (l *lane) bulkRank() int {
 	case l.info.Direct:
 		return 3
 	}
-	return 2
+	return rankSession
 }
+
+// rankSession is the rank of a session lane for bulk.
+const rankSession = 2
 
 // rankLocked finds out again which lanes carry what. It is called whenever a lane
 // comes, goes, or may not be used for a while.
