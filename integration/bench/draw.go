@@ -42,7 +42,7 @@ func drawFiles(w io.Writer, files []string) error {
 		if err := json.Unmarshal(body, &r); err != nil {
 			return fmt.Errorf("bench: %s: %w", file, err)
 		}
-		all.Time, all.Commit = r.Time, r.Commit
+		all.Time, all.Commit, all.LoadBefore = r.Time, r.Commit, r.LoadBefore
 		all.Sections = append(r.Sections, all.Sections...)
 	}
 	svg, err := all.draw()
@@ -86,8 +86,11 @@ func (r *report) draw() (string, error) {
 		fmt.Fprintf(&b, `<line x1="%d" y1="%d" x2="%d" y2="%d" stroke="%s" stroke-width="2.5"/>`+"\n", x, y-4, x+22, y-4, c.colour)
 		text(&b, x+28, y, "start", "#111827", c.label)
 	}
-	day := r.Time.Format(time.DateOnly)
-	text(&b, width-between, drawHeight-6, "end", "#6b7280", "measured "+day+" at "+r.Commit+"; see docs/benchmarks.md")
+	day, load := r.Time.Format(time.DateOnly), ""
+	if before, _, ok := strings.Cut(r.LoadBefore, " "); ok {
+		load = ", load " + before
+	}
+	text(&b, width-between, drawHeight-6, "end", "#6b7280", "measured "+day+" at "+r.Commit+load+"; see docs/benchmarks.md")
 	b.WriteString("</svg>\n")
 	return b.String(), nil
 }
