@@ -104,11 +104,12 @@ func TestRelayDrainsClients(t *testing.T) {
 			c.startForward(ctx, t)
 			short := slowObject
 			short.Send = 10_000
-			c.forward, idle = idle, c.forward
+			used := c.forward
+			c.forward = idle
 			if o := <-c.read(t, "forward", short); !o.Complete() {
 				t.Fatalf("the first object: %v", o)
 			}
-			c.forward, idle = idle, c.forward
+			c.forward = used
 			object := c.read(t, "forward", slowObject)
 			if err := relay.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)

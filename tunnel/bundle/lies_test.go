@@ -30,12 +30,6 @@ type liar struct {
 	kept [2][][]byte // frames to be replayed, by direction: what one end said comes back to none
 }
 
-func (l *liar) over() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.lies >= l.most
-}
-
 // instead is what the liar says in the place of a frame.
 func (l *liar) instead(way int, frame []byte) (said [][]byte) {
 	l.mu.Lock()
