@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbgate/ebbgate/tunnel"
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
@@ -32,6 +33,8 @@ type testBroker struct {
 	asked  int
 	lanes  int
 	tokens []string
+	away   [tunnel.Places]bool
+	silent bool // the second relay answers nothing about lanes
 
 	preferred []string // the nodes that the client would like
 }
@@ -48,7 +51,7 @@ type testNode struct {
 }
 
 func newTestBroker(t *testing.T, store string) *testBroker {
-	b := &testBroker{t: t, life: time.Minute, node: "node-1", nodes: make(map[string]*testNode)}
+	b := &testBroker{t: t, life: time.Minute, node: "node-1", nodes: make(map[string]*testNode), away: [tunnel.Places]bool{1: true}}
 	b.addNode("node-1", store)
 	return b
 }
@@ -103,11 +106,22 @@ func (n *testNode) cut() {
 	n.lanes = nil
 }
 
-func (b *testBroker) up(via int) bool { return via == 0 }
+func (b *testBroker) up(via int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.away[via]
+}
 
 func (b *testBroker) direct(int) bool { return false }
 
-func (b *testBroker) laneTokens(_ context.Context, _ int, node string, n int) ([]string, error) {
+func (b *testBroker) laneTokens(ctx context.Context, via int, node string, n int) ([]string, error) {
+	b.mu.Lock()
+	silent := b.silent && via == 1
+	b.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.asked++

@@ -31,7 +31,7 @@ const (
 //	defer d.Close()
 //	conn, err := d.DialContext(ctx, "tcp", "erp-sql.corp:1433")
 type Dialer struct {
-	// Relay is HOST[:PORT]; empty: as EBBGATE_RELAY says.
+	// Relay is HOST[:PORT], or several with commas; empty: as EBBGATE_RELAY says.
 	Relay string
 	// Token is the job's token. Empty: what TokenFile holds.
 	Token string

@@ -2,8 +2,9 @@
 // machine that has a job's token and nothing else.
 //
 // A [Client] trades the token for a certificate that lives an hour (the key
-// never leaves the process), keeps one session to the relay, and has a [Pool]
-// of grants and bundles, from which [Client.Open] takes streams. Between this
+// never leaves the process), keeps a session to the relay, or to two where there
+// are several, and has a pool of grants and bundles, from which [Client.Open] takes
+// streams. Between this
 // process and the node everything is TLS 1.3 inside the session; the relay
 // passes bytes on that it cannot read. A [Forwarder] puts a listening port in
 // front of that.
@@ -12,7 +13,8 @@
 // fits database/sql's drivers, pgx, net/http and all that takes such a function,
 // and its connections read end of file only where the store sent one.
 //
-// A relay is named by its host and TLS port; its other ports it announces itself.
+// A relay is named by its host and TLS port; its other ports, and other relays of
+// its instance, it announces itself. Several that are named are all there are.
 // Only where the first session has to go over plain HTTP, and that is not on
 // port 80, EBBGATE_RELAY_HTTP_PORT says where.
 //

@@ -14,6 +14,10 @@
 // count from the next dial on, and are told to the relay at once; sessions move to
 // another way when it works. One that is wrong changes nothing.
 //
+// Where several relays share a state, sessions are kept to two of them: those that
+// the configuration lists, or that relays tell of. Bundles, runs, health and the
+// certificate are the node's, whichever relay a dial comes by.
+//
 // # Who has the last word
 //
 // The relay matches and routes, this package decides. A dial needs a grant that
@@ -27,7 +31,7 @@
 //
 // It has mode 0700 and belongs to one connector at a time, which holds a lock
 // on the file lock. registration.json says which node this is and where its
-// relay is, identity.pem holds the key and the certificate, carriers.json which
+// relays are, identity.pem holds the key and the certificate, carriers.json which
 // carrier worked last, enrolment.pem the key of a registration that is under
 // way. Files are replaced whole and synchronously: a crash or a full disk leaves
 // the old one. status.sock is where [Status] asks.

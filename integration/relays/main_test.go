@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/ebbgate/ebbgate/integration/oracle"
 	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
@@ -19,6 +20,7 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	oracle.ChildMain()
 	path, remove, err := rig.Build(context.Background())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
