@@ -1,6 +1,9 @@
 package bundle
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Code is the reason of a REFUSED, RST or GOAWAY frame. Codes travel on the
 // wire: numbers are never reused.
@@ -178,3 +181,16 @@ func (e *EndError) Unwrap() error { return e.Err }
 
 // Code is the name of the reason.
 func (e *EndError) Code() string { return e.Reason.String() }
+
+// reasonOf is the code of an error of this package.
+func reasonOf(err error) Code {
+	var end *EndError
+	var bad *protocolError
+	switch {
+	case errors.As(err, &end):
+		return end.Reason
+	case errors.As(err, &bad):
+		return bad.reason
+	}
+	return CodeInternal
+}

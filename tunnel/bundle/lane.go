@@ -169,19 +169,6 @@ func laneEnd(err error) error {
 	return &EndError{Reason: CodeLanesLost, Err: err}
 }
 
-// reasonOf is the code of an error of this package.
-func reasonOf(err error) Code {
-	var end *EndError
-	var bad *protocolError
-	switch {
-	case errors.As(err, &end):
-		return end.Reason
-	case errors.As(err, &bad):
-		return bad.reason
-	}
-	return CodeInternal
-}
-
 // refuse counts a violation of the protocol; the lane ends, the rest goes on.
 func (l *lane) refuse(err error) {
 	var bad *protocolError
