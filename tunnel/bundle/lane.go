@@ -418,22 +418,3 @@ func (l *lane) hurryLocked(now time.Time) {
 		l.b.armLocked(soon)
 	}
 }
-
-func (l *lane) pongLocked(nonce uint64) {
-	if nonce != l.pingNonce || l.pingSent.IsZero() {
-		return
-	}
-	rtt := max(time.Since(l.pingSent), time.Microsecond)
-	l.pingSent = time.Time{}
-	if l.rtt == 0 || rtt < l.rtt {
-		l.rtt = rtt
-		l.b.measuredLocked()
-	}
-	if l.info.Express && l.b.carriesControlLocked(l) {
-		l.b.levelLocked(rtt)
-		if !l.b.growth.at.IsZero() { // the next one at once
-			l.ping = true
-			l.wakeLocked()
-		}
-	}
-}
