@@ -213,7 +213,9 @@ func (c *Connect) tunnel(w http.ResponseWriter, r *http.Request, v *visit, job J
 	v.proved()
 	sock := v.conn
 	sock.arm()
+	answered := sock.awaitAnswer()
 	stream, err := c.dialer.Dial(r.Context(), job, target, sock.RemoteAddr())
+	answered()
 	if err != nil {
 		sock.disarmOnAnswer()
 		c.refuse(w, r, err)

@@ -25,6 +25,7 @@ type fakeRelay struct {
 	err     error
 	targets chan Target
 	jobs    chan Job
+	slow    chan struct{} // how long a dial takes; nil: no time
 }
 
 func (f *fakeRelay) Authenticate(_ context.Context, name, token, _ string) (Job, error) {
@@ -34,9 +35,16 @@ func (f *fakeRelay) Authenticate(_ context.Context, name, token, _ string) (Job,
 	return Job{Tenant: "default", Name: name}, nil
 }
 
-func (f *fakeRelay) Dial(_ context.Context, job Job, target Target, _ net.Addr) (Stream, error) {
+func (f *fakeRelay) Dial(ctx context.Context, job Job, target Target, _ net.Addr) (Stream, error) {
 	f.targets <- target
 	f.jobs <- job
+	if f.slow != nil {
+		select {
+		case <-f.slow:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 	if f.err != nil {
 		return nil, f.err
 	}
@@ -163,6 +171,32 @@ func TestPipelinedBytesArriveFirst(t *testing.T) {
 	}
 	if job := <-relay.jobs; job.Name != "nightly" || job.Run != "run-7" {
 		t.Errorf("job %+v", job)
+	}
+}
+
+// TestHalfClosedBeforeTheAnswer: a job that has said all before it was answered is still there.
+func TestHalfClosedBeforeTheAnswer(t *testing.T) {
+	relay := &fakeRelay{slow: make(chan struct{})}
+	conn, err := net.Dial("tcp", start(t, relay))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	fmt.Fprintf(conn, "CONNECT erp-sql.corp:1433 HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Bearer secret\r\n\r\n")
+	_ = conn.(*net.TCPConn).CloseWrite()
+	<-relay.jobs
+	timer := time.NewTimer(200 * time.Millisecond) // for the ingress to see the end
+	defer timer.Stop()
+	<-timer.C
+	close(relay.slow)
+	in := bufio.NewReader(conn)
+	answer, err := http.ReadResponse(in, &http.Request{Method: http.MethodConnect})
+	if err != nil || answer.StatusCode != http.StatusOK {
+		t.Fatalf("%v %v", answer, err)
+	}
+	if rest, err := io.ReadAll(in); err != nil || len(rest) > 0 {
+		t.Errorf("%q %v", rest, err)
 	}
 }
 

@@ -62,6 +62,7 @@ func (l *Listener) SetRules(r Rules) { l.rules.Store(&r) }
 type armedConn struct {
 	bundle.Socket // *net.TCPConn or *secureSocket: what a stream is carried on
 	armed         atomic.Bool
+	answer        atomic.Pointer[chan struct{}] // closed once there is one; nil: nobody waits for it
 
 	mu sync.Mutex
 	// guarded by mu
@@ -112,6 +113,27 @@ func (c *armedConn) disarm() {
 func (c *armedConn) arm() {
 	c.armed.Store(true)
 	_ = c.SetLinger(0)
+}
+
+// Read is net/http's, which takes the end of a job's bytes for the end of the job.
+// While a dial is under way, that waits: a job that has said all still wants its
+// answer.
+func (c *armedConn) Read(p []byte) (int, error) {
+	n, err := c.Socket.Read(p)
+	if answer := c.answer.Load(); n == 0 && errors.Is(err, io.EOF) && answer != nil {
+		<-*answer
+	}
+	return n, err
+}
+
+// awaitAnswer has the end of the job's bytes wait until answered is called.
+func (c *armedConn) awaitAnswer() (answered func()) {
+	answer := make(chan struct{})
+	c.answer.Store(&answer)
+	return sync.OnceFunc(func() {
+		c.answer.Store(nil)
+		close(answer)
+	})
 }
 
 // disarmOnAnswer lets the next Write take the reset back.
