@@ -201,7 +201,9 @@ func TestRunOverEachCarrier(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			open := p.status(func(r *Report) bool { return r.Streams == 1 && r.Runs == 1 && r.RTTMillis > 0 && r.Sessions[0].RTTMillis > 0 })
+			open := p.status(func(r *Report) bool {
+				return r.Streams == 1 && r.Runs == 1 && r.RTTMillis > 0 && r.Sessions[0].RTTMillis > 0
+			})
 			if got := exchange(t, s, 3<<20); got.Reason != bundle.CodeOK || got.Sent != 3<<20 || got.Received != 3<<20 {
 				t.Errorf("report %+v", got)
 			}
