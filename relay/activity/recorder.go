@@ -243,15 +243,16 @@ func (r *Recorder) step(ctx context.Context, prune <-chan time.Time) error {
 		return nil
 	}
 	if err := r.write(context.WithoutCancel(ctx), db, batch); err != nil {
+		told := r.failed(ctx, db, err) // logged before those who wait hear of it
 		r.putBack(batch, err)
-		return r.failed(ctx, db, err)
+		return told
 	}
+	r.settled()
 	for _, e := range batch {
 		if e.done != nil {
 			e.done <- nil
 		}
 	}
-	r.settled()
 	return nil
 }
 
@@ -393,12 +394,14 @@ func (r *Recorder) failed(ctx context.Context, db *database, err error) error {
 	r.metrics.available.Set(0)
 	r.mu.Lock()
 	first := r.trouble == nil
+	r.mu.Unlock()
+	if first { // before those who wait are told
+		r.log.Error("the activity record is not written; copies go on, and it is tried again", "file", r.engine.name(), "error", err, "advice", unavailable(err).Advice())
+	}
+	r.mu.Lock()
 	r.trouble = err
 	r.tellLocked()
 	r.mu.Unlock()
-	if first {
-		r.log.Error("the activity record is not written; copies go on, and it is tried again", "file", r.engine.name(), "error", err, "advice", unavailable(err).Advice())
-	}
 	return err
 }
 
