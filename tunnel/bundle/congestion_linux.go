@@ -12,8 +12,9 @@ import (
 // 5 ms, because there BBR, which is some systems' default, paces each packet by
 // a timer and costs a tenth to a quarter more CPU for nothing; elsewhere BBR,
 // which loss does not slow down, and little in the kernel that was not sent. The
-// system's choice stays where the kernel has no other. It looks through connections with a method NetConn and
-// does nothing to what is not TCP, or where the kernel refuses.
+// system's choice stays where the kernel has no other, or somebody made another
+// one. It looks through connections with a method NetConn and does nothing to
+// what is not TCP.
 func SettleCongestion(conn net.Conn) {
 	controlTCP(conn, func(fd int) {
 		now, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
