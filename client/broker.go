@@ -185,6 +185,7 @@ func (c *Client) lane(ctx context.Context, via int, node, token string, class in
 	}
 	info := bundle.LaneInfo{
 		Carrier: string(s.Link().Carrier()), Local: c.currentIdentity().String(), Peer: node, Express: express, Over: wayOf(s),
+		Way: wayOf(s).relay.String(),
 	}
 	var stranger error // who answered in the node's place
 	config := certs.ServerConfig(&c.holder, c.currentTrust, certs.ServerOptions{

@@ -143,7 +143,7 @@ func (r *running) openLane(ctx context.Context, s *tunnel.Session, m tunnel.Open
 	}
 	info := bundle.LaneInfo{
 		Carrier: string(s.Link().Carrier()), Local: r.id.name.String(), Peer: ingress.String(), Express: m.Express, Direct: true,
-		Over: route, Worn: lane.Worn,
+		Way: peer.String(), Over: route, Worn: lane.Worn,
 	}
 	if info.Exporter, err = lane.Exporter(); err != nil {
 		_ = lane.Close()

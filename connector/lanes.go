@@ -90,12 +90,14 @@ func (r *running) serveLane(ctx context.Context, s *tunnel.Session, join tunnel.
 	if join.Node != r.id.name.String() {
 		return refuse("it is for %.200q", join.Node)
 	}
+	peer, known := s.Peer()
 	info := bundle.LaneInfo{
-		Carrier: string(s.Link().Carrier()), Local: r.id.name.String(), Peer: ingress.String(), Express: join.Express, Over: s.Link(),
+		Carrier: string(s.Link().Carrier()), Local: r.id.name.String(), Peer: ingress.String(), Express: join.Express,
+		Way: peer.String(), Over: s.Link(),
 	}
 	switch ingress.Role {
 	case certs.RoleRelay:
-		if peer, ok := s.Peer(); !ok || peer != ingress {
+		if !known || peer != ingress {
 			return refuse("it is of %s, but the session is with %s", ingress, peer)
 		}
 		if info.Exporter, err = s.LaneExporter(stream); err != nil {

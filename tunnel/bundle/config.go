@@ -57,6 +57,9 @@ type LaneInfo struct {
 	// Direct marks a lane that is a connection of its own. Where there is one,
 	// bulk uses no other.
 	Direct bool
+	// Way names what the lane shares with others and may stand still with it, such
+	// as a relay. Where all lanes have the same, it says nothing.
+	Way string
 	// Over is what the lane travels on, for the caller's own use in Replace.
 	Over any
 	// Worn tells whether the lane's keys have protected as much as they may: it is

@@ -49,6 +49,11 @@ func (r *road) pass(n int, from *time.Time) time.Time {
 
 // longRoads makes direct lanes of a bundle whenever one is wanted.
 func (p *pairOf) longRoads(up, down *road) (stop func()) {
+	return p.growing(func() { p.roadLane(LaneInfo{Direct: true}, up, down) })
+}
+
+// growing calls add whenever a lane for bulk is wanted.
+func (p *pairOf) growing(add func()) (stop func()) {
 	over := make(chan struct{})
 	var making sync.WaitGroup
 	making.Go(func() {
@@ -63,14 +68,14 @@ func (p *pairOf) longRoads(up, down *road) (stop func()) {
 				if bulk == 0 {
 					break
 				}
-				p.roadLane(LaneInfo{Direct: true}, up, down)
+				add()
 			}
 		}
 	})
 	return func() { close(over); making.Wait() }
 }
 
-func (p *pairOf) roadLane(info LaneInfo, up, down *road) {
+func (p *pairOf) roadLane(info LaneInfo, up, down *road) testLane {
 	p.t.Helper()
 	l := testLane{newPath(nil), newPath(nil)}
 	l.up.road, l.down.road = up, down
@@ -83,6 +88,7 @@ func (p *pairOf) roadLane(info LaneInfo, up, down *road) {
 	if err := p.ingress.Join(context.Background(), pathConn{in: l.down, out: l.up}, near); err != nil {
 		p.t.Error(err)
 	}
+	return l
 }
 
 // copied moves bytes through one stream for a while and gives how many came.

@@ -64,6 +64,7 @@ type lane struct {
 	sampleSent uint64    // sentBytes when the sample began
 	limited    bool      // by the window, since the sample began
 	heardAt    time.Time // when a LACK last moved, or the lane got work again
+	saidAt     time.Time // when anything came off the lane
 	overtaken  bool      // of b.overtakeLocked
 	suspect    bool      // it is silent: what it holds went elsewhere, nothing new goes here
 }
@@ -222,7 +223,7 @@ func (l *lane) tookFrame(n int) {
 // tookLocked counts bytes off the lane and says so before long.
 func (l *lane) tookLocked(n int) {
 	l.taken += uint64(n)
-	l.unanswered = 0
+	l.unanswered, l.saidAt = 0, time.Now()
 	if l.dead {
 		return
 	}
@@ -234,7 +235,7 @@ func (l *lane) tookLocked(n int) {
 		l.lackNow = true
 		l.wakeLocked()
 	} else if l.lackAt.IsZero() {
-		l.lackAt = time.Now().Add(lackDelay)
+		l.lackAt = l.saidAt.Add(lackDelay)
 		l.b.armLocked(l.lackAt)
 	}
 }
@@ -249,11 +250,8 @@ func (l *lane) lackLocked(taken uint64) error {
 	}
 	l.b.delivered += taken - l.lacked
 	l.lacked, l.heardAt = taken, time.Now()
-	if l.suspect {
-		l.suspect = false
-		l.b.rankLocked()
-		l.b.wakeAllLocked()
-	}
+	l.saidAt = l.heardAt
+	l.trustLocked()
 	for l.sent.len() > 0 && l.sent.front().end <= taken {
 		l.sent.pop().arrivedLocked()
 	}

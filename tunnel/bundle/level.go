@@ -94,10 +94,11 @@ func (b *Bundle) lowerLocked(trip float64) {
 	}
 }
 
-// flyingLocked is how much is under way on the lanes for bulk.
+// flyingLocked is how much is under way on the lanes for bulk. What a suspect holds
+// is no longer, or bulk would wait for it.
 func (b *Bundle) flyingLocked() (sum int64) {
 	for _, l := range b.lanes {
-		if b.carriesBulkLocked(l) {
+		if b.carriesBulkLocked(l) && !l.suspect {
 			sum += int64(l.sentBytes - l.lacked)
 		}
 	}
@@ -129,6 +130,7 @@ func (l *lane) pongLocked(nonce uint64) {
 	}
 	rtt := max(time.Since(l.pingSent), time.Microsecond)
 	l.pingSent = time.Time{}
+	l.trustLocked()
 	if l.rtt == 0 || rtt < l.rtt {
 		l.rtt = rtt
 		l.b.measuredLocked()

@@ -29,7 +29,7 @@ func (b *Bundle) fillLocked(l *lane) bool {
 		return false
 	}
 	if b.moreLocked() {
-		b.wakeOthersLocked(l)
+		b.wakeOthersLocked()
 	}
 	return true
 }
@@ -103,7 +103,7 @@ func (b *Bundle) nextChunkLocked(l *lane) *chunk {
 			return c
 		}
 	}
-	if b.carriesBulkLocked(l) {
+	if b.carriesBulkLocked(l) && !b.yieldLocked(l) {
 		return b.takeLocked(&b.bulk)
 	}
 	return nil
@@ -220,25 +220,57 @@ func (b *Bundle) wakeControlLocked() {
 	}
 }
 
-// wakeDataLocked wakes one lane that waits and may take a chunk of the class.
+// wakeDataLocked wakes a lane that waits and may take a chunk of the class.
 func (b *Bundle) wakeDataLocked(bulk bool) {
+	if l := b.nextLaneLocked(bulk); l != nil {
+		l.wakeLocked()
+	}
+}
+
+// nextLaneLocked is the lane that waits, may take a chunk of the class and would have
+// delivered what it holds first; nil: there is none. On short paths any is as good.
+func (b *Bundle) nextLaneLocked(bulk bool) (next *lane) {
 	for _, l := range b.lanes {
 		if !l.idle || l.closing || l.suspect {
 			continue
 		}
 		if (bulk && b.carriesBulkLocked(l) || !bulk && b.carriesControlLocked(l)) && l.roomLocked() {
-			l.wakeLocked()
-			return
+			if !b.growth.long {
+				return l
+			}
+			if next == nil || l.backlogLocked() < next.backlogLocked() {
+				next = l
+			}
 		}
 	}
+	return next
 }
 
-func (b *Bundle) wakeOthersLocked(except *lane) {
-	for _, l := range b.lanes {
-		if l != except && l.idle && !l.suspect && (b.control.len() > 0 && b.carriesControlLocked(l) || b.bulk.len() > 0 && b.carriesBulkLocked(l) && l.roomLocked()) {
-			l.wakeLocked()
-			return
-		}
+// backlogLocked is how many seconds the lane needs for what it holds, roughly.
+func (l *lane) backlogLocked() float64 {
+	return float64(l.sentBytes-l.lacked) / max(l.rate, thinLane)
+}
+
+// yieldLocked leaves bulk to a lane that waits and has less to do: a chunk that
+// lies on a busy lane keeps all that come after it waiting.
+func (b *Bundle) yieldLocked(l *lane) bool {
+	if !b.growth.long || b.bulk.len() == 0 {
+		return false
+	}
+	o := b.nextLaneLocked(true)
+	if o == nil || o == l || 2*o.backlogLocked() >= l.backlogLocked() {
+		return false
+	}
+	o.wakeLocked()
+	return true
+}
+
+func (b *Bundle) wakeOthersLocked() {
+	if b.control.len() > 0 {
+		b.wakeControlLocked()
+	}
+	if b.bulk.len() > 0 {
+		b.wakeDataLocked(true)
 	}
 }
 

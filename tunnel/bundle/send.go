@@ -124,6 +124,9 @@ func (s *Stream) requeueLocked(c *chunk) {
 	}
 	c.unsent = true
 	s.send.unsent.pushFront(c)
+	for q := s.send.unsent.all(); len(q) > 1 && q[1].off < q[0].off; q = q[1:] {
+		q[0], q[1] = q[1], q[0]
+	}
 	s.send.waiting += c.n
 	s.b.cfg.Metrics.repeated.Inc()
 	s.readyLocked()
