@@ -126,7 +126,7 @@ func (c *Client) listen(ctx context.Context, via int, silent chan<- struct{}) {
 
 // grantBy asks one relay for a grant.
 func (c *Client) grantBy(ctx context.Context, via int, t Target, node string, lanes int) (*grant, error) {
-	s, skew := c.sessions.of(via)
+	s, clock := c.sessions.of(via)
 	if s == nil {
 		return nil, errNoSession
 	}
@@ -147,7 +147,7 @@ func (c *Client) grantBy(ctx context.Context, via int, t Target, node string, la
 		return nil, &Error{code: "grant-malformed", hop: "relay", message: fmt.Sprintf("the relay's grant for %s names %.300q", t, answer.Node), advice: "use the same version at both ends"}
 	}
 	now := time.Now()
-	expires := answer.Expires.Add(-skew)
+	expires := now.Add(answer.Expires.Sub(clock.Now()))
 	if latest := now.Add(maxGrantLife); expires.After(latest) {
 		expires = latest
 	}
@@ -162,7 +162,7 @@ func (c *Client) direct(via int) bool { return c.relays[via].directLanes.allowed
 
 // laneTokens implements broker.
 func (c *Client) laneTokens(ctx context.Context, via int, node string, n int) ([]string, error) {
-	s, _, err := c.sessions.awaitControl(ctx, via)
+	s, err := c.sessions.awaitControl(ctx, via)
 	if err != nil {
 		return nil, err
 	}

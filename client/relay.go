@@ -152,15 +152,14 @@ func (r *relay) serve(ctx context.Context, role string, link tunnel.Link, up fun
 	if err != nil {
 		return err
 	}
-	// The relay wrote its hello somewhere between the question and now.
-	now := time.Now()
-	skew := hello.Time.Sub(asked.Add(now.Sub(asked) / 2))
+	clock := new(tunnel.Clock)
+	clock.Set(hello.Time, asked)
 	identity, _ := certs.PeerIdentity(link.ConnectionState())
 	if err := r.welcome(role, at, identity.String()); err != nil {
 		_ = s.Close(err.Error())
 		return err
 	}
-	r.sessions.up(r.via, role, s, skew)
+	r.sessions.up(r.via, role, s, clock)
 	defer r.depart(s)
 	up()
 	r.log.Info("session", "role", role, "carrier", link.Carrier(), "relay", identity.String(), "remote", link.RemoteAddr().String())

@@ -35,7 +35,7 @@ type sessions struct {
 type pair struct {
 	control *tunnel.Session
 	bulk    *tunnel.Session
-	skew    time.Duration // the relay's clock minus ours
+	clock   *tunnel.Clock // the relay's; set where control is or was
 	away    time.Time     // the relay asked not to be dialled before
 }
 
@@ -47,14 +47,14 @@ func (s *sessions) notifyLocked() {
 }
 
 // up puts a session in; a better one takes the place of an older one.
-func (s *sessions) up(via int, role string, session *tunnel.Session, skew time.Duration) {
+func (s *sessions) up(via int, role string, session *tunnel.Session, clock *tunnel.Clock) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := &s.at[via]
 	if role == tunnel.RoleBulk {
 		at.bulk = session
 	} else {
-		at.control, at.skew, s.trouble = session, skew, nil
+		at.control, at.clock, s.trouble = session, clock, nil
 	}
 	s.notifyLocked()
 }
@@ -111,11 +111,11 @@ func (s *sessions) has(via int) bool {
 	return s.at[via].control != nil
 }
 
-// of is the control session with a relay, or nil.
-func (s *sessions) of(via int) (*tunnel.Session, time.Duration) {
+// of is the control session with a relay, or nil, and the relay's clock.
+func (s *sessions) of(via int) (*tunnel.Session, *tunnel.Clock) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.at[via].control, s.at[via].skew
+	return s.at[via].control, s.at[via].clock
 }
 
 // order is in which order the relays are asked: those that there is a session
@@ -183,17 +183,17 @@ func (s *sessions) awaitAny(ctx context.Context) (session *tunnel.Session, err e
 }
 
 // awaitControl waits for the control session with a relay.
-func (s *sessions) awaitControl(ctx context.Context, via int) (session *tunnel.Session, skew time.Duration, err error) {
+func (s *sessions) awaitControl(ctx context.Context, via int) (session *tunnel.Session, err error) {
 	err = s.await(ctx, func() bool {
-		session, skew = s.at[via].control, s.at[via].skew
+		session = s.at[via].control
 		return session != nil
 	})
-	return session, skew, err
+	return session, err
 }
 
 // forLane gives the session that a lane through a relay should travel on.
 func (s *sessions) forLane(ctx context.Context, via int, express bool) (*tunnel.Session, error) {
-	control, _, err := s.awaitControl(ctx, via)
+	control, err := s.awaitControl(ctx, via)
 	if err != nil || express || control.Link().Carrier() == tunnel.QUIC {
 		return control, err
 	}
@@ -214,7 +214,7 @@ func (s *sessions) forLane(ctx context.Context, via int, express bool) (*tunnel.
 // which carrier: the control session's.
 func (s *sessions) awaitBulkWanted(ctx context.Context, via int) (tunnel.Carrier, error) {
 	for {
-		control, _, err := s.awaitControl(ctx, via)
+		control, err := s.awaitControl(ctx, via)
 		if err != nil {
 			return "", err
 		}

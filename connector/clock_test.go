@@ -59,3 +59,53 @@ func TestClockTenMinutesOff(t *testing.T) {
 		})
 	}
 }
+
+// A certificate is renewed when half its life is over by the relay's clock, which
+// issued it, whatever this machine's says; the new one serves at once.
+func TestRenewByTheRelaysClock(t *testing.T) {
+	for name, ahead := range map[string]time.Duration{"the relay is behind": -10 * time.Minute, "the relay is ahead": -2 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			r := startRelay(t, relayOptions{noQUIC: true, ahead: ahead})
+			asked := make(chan tunnel.RenewCert, 8)
+			r.set(func(r *fakeRelay) {
+				r.life = 21 * time.Minute
+				r.renew = func(req tunnel.RenewCert) error { asked <- req; return nil }
+			})
+			p := start(t, r, portOf(echo(t).Addr()))
+			<-p.ready
+			v := r.next(tunnel.RoleControl)
+			first := p.status(func(r *Report) bool { return r.Online }).CertificateExpires
+			select {
+			case req := <-asked:
+				t.Fatalf("renewed before its time: %+v", req)
+			default:
+			}
+			r.passed.Store(int64(13 * time.Minute)) // from where it was; no time for us
+			_ = v.Close("tells the time again")
+			rep := p.status(func(r *Report) bool { return r.Online && r.CertificateExpires.After(first) && !r.CertificateUnsaved })
+			if life := rep.CertificateExpires.Sub(r.now()); life < 15*time.Minute || life > 21*time.Minute {
+				t.Errorf("the new certificate lives %v", life)
+			}
+			if req := <-asked; req.Counter != 1 || len(asked) > 0 {
+				t.Errorf("asked for %+v, and %d times more", req, len(asked))
+			}
+			for until := time.Now().Add(time.Minute); !r.has(rep.CertificateExpires); time.Sleep(50 * time.Millisecond) {
+				if time.Now().After(until) {
+					t.Fatal("no session comes with the new certificate")
+				}
+			}
+		})
+	}
+}
+
+// has tells whether a session is up whose certificate expires then.
+func (r *fakeRelay) has(expires time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for v := range r.live {
+		if chain := v.Link().ConnectionState().PeerCertificates; len(chain) > 0 && chain[0].NotAfter.Equal(expires) {
+			return true
+		}
+	}
+	return false
+}

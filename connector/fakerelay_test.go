@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 type fakeRelay struct {
 	t       testing.TB
 	ahead   time.Duration // of its clock
+	passed  atomic.Int64  // that it went on more than ours, a time.Duration
 	ca      *certs.Authority
 	id      certs.Identity
 	holder  *certs.Holder
@@ -159,7 +161,7 @@ func (r *fakeRelay) issue(id certs.Identity, pub any, life time.Duration) (ed255
 }
 
 // now is the relay's clock.
-func (r *fakeRelay) now() time.Time { return time.Now().Add(r.ahead) }
+func (r *fakeRelay) now() time.Time { return time.Now().Add(r.ahead + time.Duration(r.passed.Load())) }
 
 func (r *fakeRelay) tls() *tls.Config {
 	return certs.ServerConfig(r.holder, func() *certs.Trust { return r.trust }, certs.ServerOptions{ALPN: []string{tunnel.ALPN}})

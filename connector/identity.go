@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/ebbgate/ebbgate/certs"
@@ -18,7 +17,7 @@ type identity struct {
 	// static after construction
 	name   certs.Identity
 	holder *certs.Holder
-	clock  *clock
+	clock  *tunnel.Clock
 
 	mu sync.Mutex
 	// guarded by mu
@@ -28,7 +27,7 @@ type identity struct {
 	renewAt time.Time // by the relay's clock
 }
 
-func newIdentity(saved *certs.Saved, clock *clock) (*identity, error) {
+func newIdentity(saved *certs.Saved, clock *tunnel.Clock) (*identity, error) {
 	name, err := savedIdentity(saved)
 	if err != nil {
 		return nil, err
@@ -113,7 +112,7 @@ func (i *identity) trust() *certs.Trust {
 func (i *identity) expires() time.Time { return i.holder.Certificate().Leaf.NotAfter }
 
 // expired tells whether the relay would not take the certificate any more.
-func (i *identity) expired() bool { return !i.clock.now().Before(i.expires()) }
+func (i *identity) expired() bool { return !i.clock.Latest().Before(i.expires()) }
 
 // acceptRelay accepts relays as the other end of a session.
 func acceptRelay(id certs.Identity) error {
@@ -141,20 +140,4 @@ func (i *identity) laneTLS(ingress certs.Identity) *tls.Config {
 		}
 		return nil
 	}, []string{tunnel.ALPNLane})
-}
-
-// clock is the relay's time, as its hellos gave it.
-type clock struct{ offset atomic.Int64 }
-
-func (c *clock) now() time.Time { return time.Now().Add(time.Duration(c.offset.Load())) }
-
-// set learns the relay's time, which it sent some time during the round trip
-// that began at start.
-func (c *clock) set(relay, start time.Time) (offset time.Duration) {
-	if relay.IsZero() {
-		return 0
-	}
-	offset = relay.Sub(start.Add(time.Since(start) / 2))
-	c.offset.Store(int64(offset))
-	return offset
 }

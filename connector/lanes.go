@@ -49,7 +49,7 @@ func (r *running) handle(ctx context.Context, s *tunnel.Session, typ string, bod
 // revoke ends a job's streams, and voids the grants that it has.
 func (r *running) revoke(job string) {
 	r.logger.Info("job revoked", "job", job)
-	r.gate.runs.revoke(job, r.clock.now())
+	r.gate.runs.revoke(job, r.clock.Now())
 	r.node.Reset(bundle.CodeRevoked, func(peer string, req bundle.Request) bool {
 		return r.gate.runs.of(job, streamKey{peer, req.UUID})
 	})

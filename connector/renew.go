@@ -34,7 +34,7 @@ func (r *running) renew(ctx context.Context) error {
 	for {
 		session, changed := r.sessions.anyControl()
 		err := r.save()
-		if err == nil && !r.clock.now().Before(r.id.dueAt()) {
+		if err == nil && !r.clock.Now().Before(r.id.dueAt()) {
 			if key, err = r.renewOnce(ctx, session, key); err == nil {
 				err = r.save()
 			}
@@ -42,7 +42,7 @@ func (r *running) renew(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		wait := min(max(r.id.dueAt().Sub(r.clock.now()), renewFirst), renewLook)
+		wait := min(max(r.id.dueAt().Sub(r.clock.Now()), renewFirst), renewLook)
 		switch {
 		case errors.Is(err, errOffline):
 			wait = renewLook
@@ -53,14 +53,14 @@ func (r *running) renew(ctx context.Context) error {
 			r.note(err)
 			r.logger.Error("the certificate was not renewed", append(attrs(err), "certificate_expires", r.id.expires(), "again_in", wait.Round(time.Millisecond))...)
 		default:
-			pause, changed = renewFirst, nil
+			pause = renewFirst
 		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
-		case <-changed: // a session, perhaps
+		case <-changed: // a session, perhaps, and what time it is there
 		case <-timer.C:
 		}
 		timer.Stop()

@@ -25,7 +25,7 @@ type running struct {
 	registration *registration
 	memory       *carrierMemory
 	id           *identity
-	clock        *clock
+	clock        *tunnel.Clock
 	guards       *guards
 	gate         *gate
 	node         *bundle.Node
@@ -61,7 +61,7 @@ type running struct {
 }
 
 func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Saved) (*running, error) {
-	clk := new(clock)
+	clk := new(tunnel.Clock)
 	id, err := newIdentity(saved, clk)
 	if err != nil {
 		return nil, dir.corrupt(certs.IdentityFile, err)
@@ -80,7 +80,7 @@ func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Sav
 	r.gate = &gate{
 		self: id.name, verifier: grant.NewVerifier(id.name, id.trust), find: r.store,
 		dialer: &dialer{resolver: c.cfg.Resolver, guards: r.guards}, looked: r.looked,
-		now: clk.now, runs: newRuns(), failed: r.note, metrics: c.metrics, logger: c.logger,
+		now: clk.Now, runs: newRuns(), failed: r.note, metrics: c.metrics, logger: c.logger,
 	}
 	r.ends.Session, r.ends.Logger = r.awaitControl, r.logger
 	r.ends.Dropped = func(n int) { r.metrics.endsDropped.Add(float64(n)) }

@@ -312,23 +312,6 @@ func TestRenewalTime(t *testing.T) {
 	}
 }
 
-func TestClock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var c clock
-		start := time.Now()
-		time.Sleep(200 * time.Millisecond) // the round trip
-		if got := c.set(start.Add(time.Hour), start); got != time.Hour-100*time.Millisecond {
-			t.Errorf("offset %v", got)
-		}
-		if got := time.Until(c.now()); got != time.Hour-100*time.Millisecond {
-			t.Errorf("now is %v ahead", got)
-		}
-		if c.set(time.Time{}, start) != 0 || c.now().Equal(time.Now()) {
-			t.Error("a hello without a time changed the clock")
-		}
-	})
-}
-
 // A relay that stops says when to come back.
 func TestSentAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

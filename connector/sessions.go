@@ -170,7 +170,7 @@ func (p *relay) serve(ctx context.Context, link tunnel.Link, role string, up fun
 	if err != nil {
 		return sessionError(err)
 	}
-	if offset := p.clock.set(hello.Time, start); offset.Abs() > time.Minute {
+	if offset := p.clock.Set(hello.Time, start); offset.Abs() > time.Minute {
 		p.logger.Warn("the clocks differ: the relay's is assumed to be right", "relay_minus_here", offset.Round(time.Second))
 	}
 	e := &entry{session: s, role: role, at: p, relay: peerOf(link).String(), since: time.Now().UTC(), route: route, said: said.number}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,8 +96,9 @@ type options struct {
 	store   *path  // whose forward is the connector's store; nil: a store of its own
 	env     []string
 
-	// Of several paths at one relay.
+	// Of several paths at one relay, or at two.
 	relay   *rig.Relay // nil: one of its own
+	second  *rig.Relay // where both ends have a session, too, and odd paths their ingress; nil: there is none
 	number  int
 	metrics string // where the connector has its metrics; empty: nowhere
 }
@@ -119,10 +121,14 @@ func (o options) named(name string) string {
 // startRelay starts a relay that comes back at the same ports.
 func startRelay(ctx context.Context, t *testing.T, o options, config map[string]any) *rig.Relay {
 	t.Helper()
-	relay, err := rig.StartRelay(ctx, o.program(), rig.RelayOptions{
-		Dir: filepath.Join(t.TempDir(), "relay"), Connect: freePort(t), HTTP: freePort(t), Flags: []string{"--drain-timeout", "0s"},
-		Config: config,
-	})
+	return startRelayOf(ctx, t, o, rig.RelayOptions{Config: config})
+}
+
+// startRelayOf does it for one of several.
+func startRelayOf(ctx context.Context, t *testing.T, o options, r rig.RelayOptions) *rig.Relay {
+	t.Helper()
+	r.Dir, r.Connect, r.HTTP, r.Flags = filepath.Join(t.TempDir(), "relay"), freePort(t), freePort(t), []string{"--drain-timeout", "0s"}
+	relay, err := rig.StartRelay(ctx, o.program(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +157,11 @@ func newPath(ctx context.Context, t *testing.T, o options) *path {
 	name := o.named(job)
 	token, err := p.relay.CreateJob(ctx, name, p.gateway+"/"+object)
 	check(err)
-	p.ingress = rig.Ingress{Addr: p.relay.Connect, Job: name, Token: token}
+	relays := []*rig.Relay{p.relay}
+	if o.second != nil {
+		relays = append(relays, o.second)
+	}
+	p.ingress = rig.Ingress{Addr: relays[o.number%len(relays)].Connect, Job: name, Token: token}
 	var address string
 	if o.store != nil {
 		p.store, address = o.store.store, o.store.local
@@ -166,24 +176,39 @@ func newPath(ctx context.Context, t *testing.T, o options) *path {
 			p.links[i] = newLink(t)
 		}
 	}
-	tls, http := p.through(farLink, o.number)
-	host, _, _ := net.SplitHostPort(tls)
 	config := make(map[string]any)
 	if o.metrics != "" {
 		config["metrics"] = o.metrics
 	}
+	var far []map[string]any
+	for i, r := range relays {
+		tls, http := p.through(farLink, r, linkHost(i, o.number, farLink))
+		host, _, _ := net.SplitHostPort(tls)
+		far = append(far, map[string]any{"host": host, "tls": port(t, tls), "quic": port(t, tls), "http": port(t, http)})
+	}
+	if len(far) > 1 {
+		config["relay"] = far // there are no others
+	}
 	p.connector, err = rig.StartConnector(ctx, p.program, rig.ConnectorOptions{
 		Dir: filepath.Join(t.TempDir(), "connector"), Key: keys.Key1, Name: node, Proxy: rig.Proxy{URL: o.proxy},
-		Endpoint: map[string]any{"host": host, "tls": port(t, tls), "quic": port(t, tls), "http": port(t, http)},
-		Carriers: []string{o.carrier}, Stores: []rig.Store{rig.Loopback(object, address)}, Config: config,
+		Endpoint: far[0], Carriers: []string{o.carrier}, Stores: []rig.Store{rig.Loopback(object, address)}, Config: config,
 	})
 	check(err)
 	t.Cleanup(func() { ended(t, "connector", p.connector.Kill, p.connector.Tail) })
-	_, err = p.relay.Await(ctx, p.gateway, node, rig.Online)
+	_, err = p.relay.Await(ctx, p.gateway, node, func(n rig.Node) bool {
+		return rig.Online(n) && (o.second == nil || len(n.Relays) == len(relays))
+	})
 	check(err)
-	tls, http = p.through(nearLink, o.number)
+	var near []string
+	httpPort := ""
+	for i, r := range relays {
+		tls, http := p.through(nearLink, r, linkHost(i, o.number, nearLink))
+		if near = append(near, tls); i == 0 {
+			httpPort = strconv.Itoa(port(t, http))
+		}
+	}
 	p.forward, err = rig.StartForward(ctx, p.program, rig.ForwardOptions{
-		Dir: filepath.Join(t.TempDir(), "job"), Relay: tls, HTTPPort: strconv.Itoa(port(t, http)), Token: token,
+		Dir: filepath.Join(t.TempDir(), "job"), Relay: strings.Join(near, ","), HTTPPort: httpPort, Token: token,
 		Target: p.gateway + "/" + object, Listen: p.local, Carriers: []string{o.carrier},
 	})
 	check(err)
@@ -191,15 +216,17 @@ func newPath(ctx context.Context, t *testing.T, o options) *path {
 	return p
 }
 
-// through gives where the relay's ports are reached: by the link, if there is one.
-func (p *path) through(at, number int) (tls, http string) {
+// through gives where a relay's ports are reached: by the link, if there is one, at the host.
+func (p *path) through(at int, r *rig.Relay, host string) (tls, http string) {
 	l := p.links[at]
 	if l == nil {
-		return p.relay.Address, p.relay.HTTP
+		return r.Address, r.HTTP
 	}
-	host := fmt.Sprintf("127.0.0.%d", 2+2*number+at)
-	return l.forward(host, p.relay.TLS), l.forward(host, p.relay.HTTP)
+	return l.forward(host, r.TLS), l.forward(host, r.HTTP)
 }
+
+// linkHost is an address for a path's link to a relay, which only that has.
+func linkHost(relay, number, at int) string { return fmt.Sprintf("127.0.%d.%d", relay, 2+2*number+at) }
 
 func port(t *testing.T, addr string) int {
 	t.Helper()

@@ -16,21 +16,32 @@ import (
 	"time"
 
 	"github.com/ebbgate/ebbgate/integration/rig"
+	"github.com/ebbgate/ebbgate/relay/state/postgrestest"
 )
 
-// soak is three paths at one relay under load, and what happens to them.
+// soak is several paths at two relays under load, or at one where there is no PostgreSQL, and what happens to them.
 type soak struct {
-	t     *testing.T
-	ctx   context.Context
-	long  time.Duration
-	began time.Time
-	relay *rig.Relay
-	paths []*soaked
+	t      *testing.T
+	ctx    context.Context
+	long   time.Duration
+	began  time.Time
+	calm   time.Time // nothing is disturbed any more
+	relays []*soakedRelay
+	paths  []*soaked
 
-	metrics string // where the relay has them
+	server *postgrestest.Server // nil: none
+	there  sync.RWMutex         // held while a relay starts, or while the server is away
 
 	mu   sync.Mutex
 	done map[string]int // what happened, how often; guarded by mu
+}
+
+// soakedRelay is one of the relays.
+type soakedRelay struct {
+	*rig.Relay
+	soak    *soak
+	name    string
+	metrics string // where it has them
 }
 
 // soaked is one of the paths. What ends an end of its streams is counted: a stream that outlives none of that must be
@@ -41,16 +52,19 @@ type soaked struct {
 	rand *rand.Rand // of what happens to it
 	keep bool       // its processes live all the while, so that what they lose shows
 
-	metrics string // where the connector has them
+	at      *soakedRelay // with its ingress "connect"
+	proxy   *corporate   // of the connector; nil: none
+	metrics string       // where the connector has them
 
 	mu       sync.Mutex
 	broken   map[string]int // ends of streams that were ended, by ingress; guarded by mu
 	outcomes map[string]int // guarded by mu
 }
 
-// TestSoak does at random all that the other tests do: it kills, stops and restarts the relay, connectors and forwards,
-// cuts links, in one direction or both, and spoils what they carry, while streams of all shapes run. In the end everything
-// is well and nothing is left: goroutines, descriptors and memory are what they were.
+// TestSoak does at random all that the other tests do: it kills, stops and restarts relays, connectors, forwards, a proxy
+// and the relays' database, cuts links, in one direction or both, spoils what they carry, and moves connectors to other
+// carriers, while streams of all shapes run. In the end everything is well and nothing is left: goroutines, descriptors
+// and memory are what they were.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	long := 20 * time.Second
@@ -63,19 +77,8 @@ func TestSoak(t *testing.T) {
 	seed := seed(t)
 	ctx, cancel := context.WithTimeout(t.Context(), long+8*time.Minute)
 	defer cancel()
-	s := &soak{t: t, ctx: ctx, long: long, metrics: freePort(t), done: make(map[string]int)}
-	env := []string{"GOGC=25"} // what is free is collected soon
-	s.relay = startRelay(ctx, t, options{env: env}, map[string]any{"metrics": s.metrics})
-	for i, carrier := range []string{"tls", "quic", "wss"} {
-		metrics := freePort(t)
-		p := newPath(ctx, t, options{
-			carrier: carrier, near: true, far: true, env: env, relay: s.relay, number: i, metrics: metrics,
-		})
-		s.paths = append(s.paths, &soaked{
-			path: p, soak: s, rand: rand.New(rand.NewPCG(seed, uint64(i))), keep: i == 0, metrics: metrics,
-			broken: make(map[string]int), outcomes: make(map[string]int),
-		})
-	}
+	s := &soak{t: t, ctx: ctx, long: long, done: make(map[string]int)}
+	s.start(ctx, seed)
 	for _, p := range s.paths {
 		p.round(ctx) // what is made once is made now
 	}
@@ -91,14 +94,19 @@ func TestSoak(t *testing.T) {
 		}
 		chaos.Go(func() { p.disturb(ctx, stop) })
 	}
-	chaos.Go(func() { s.disturbRelay(ctx, stop, rand.New(rand.NewPCG(seed, 99))) })
+	for i, r := range s.relays {
+		chaos.Go(func() { r.disturb(ctx, stop, rand.New(rand.NewPCG(seed, 99+uint64(i)))) })
+	}
+	if s.server != nil {
+		chaos.Go(func() { s.disturbServer(ctx, stop, rand.New(rand.NewPCG(seed, 199))) })
+	}
 	chaos.Go(func() { s.watch(stop) })
 	wait(ctx, long)
 	close(stop)
 	chaos.Wait()
-	calm := time.Now()
+	s.calm = time.Now()
 	load.Wait()
-	t.Logf("the last stream ended %v after the last fault", time.Since(calm).Round(time.Second))
+	t.Logf("the last stream ended %v after the last fault", time.Since(s.calm).Round(time.Second))
 	for _, p := range s.paths {
 		p.round(ctx)
 	}
@@ -173,7 +181,11 @@ func (p *soaked) once(ctx context.Context) (what string, err error) {
 	at := r.IntN(2)
 	name := [...]string{nearLink: "forward", farLink: "connector"}[at]
 	l := p.links[at]
-	switch n := r.IntN(12); {
+	switch n := r.IntN(14); {
+	case n >= 12 && p.proxy != nil:
+		return p.disturbProxy(ctx, d)
+	case n == 12:
+		return "connector moved", p.move()
 	case n == 0 && !p.keep:
 		defer p.breaks("forward", "connect")()
 		p.connector.Kill()
@@ -239,46 +251,4 @@ func (p *soaked) ended(what string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.outcomes[what]++
-}
-
-// disturbRelay ends the relay in the first half of the time, and has it stand still in all of it.
-func (s *soak) disturbRelay(ctx context.Context, stop <-chan struct{}, r *rand.Rand) {
-	for s.pause(stop, 2*calm(r)) {
-		var err error
-		what := "relay stood still"
-		switch n := r.IntN(4); {
-		case n == 0 && time.Since(s.began) < s.long/2:
-			what = "relay killed"
-			over := s.breakAll()
-			s.relay.Kill()
-			err = s.relay.Restart(ctx)
-			over()
-		case n == 1 && time.Since(s.began) < s.long/2:
-			what = "relay ended"
-			over := s.breakAll()
-			_ = s.relay.Stop(30 * time.Second)
-			err = s.relay.Restart(ctx)
-			over()
-		default:
-			err = frozen(ctx, s.relay.Signal, s.short(r))
-		}
-		s.happened(what)
-		if err != nil {
-			s.t.Errorf("%s: %v", what, err)
-			return
-		}
-	}
-}
-
-// breakAll counts that the streams of the relay's own ingress lose that end, as breaks does.
-func (s *soak) breakAll() (over func()) {
-	var all []func()
-	for _, p := range s.paths {
-		all = append(all, p.breaks("connect"))
-	}
-	return func() {
-		for _, over := range all {
-			over()
-		}
-	}
 }

@@ -32,30 +32,40 @@ func (u use) String() string {
 	return fmt.Sprintf("%.0f lanes, %.0f streams, %.0f goroutines, %.1f MiB heap, %d files, %.1f MiB resident", u.lanes, u.streams, u.goroutines, u.heap/(1<<20), u.files, u.resident/(1<<20))
 }
 
-// What a process may hold more than before: timers, memory that the runtime gives back when it likes, and what each lane
-// takes that it has more, with the pipes between those that are joined, up to the most that bundles may have. Something
-// that is lost with each fault or stream is more before long.
+// slack is what a process may hold more than before: timers, memory that the runtime gives back when it likes, and what each
+// lane takes that it has more, with the pipes between those that are joined. Something that is lost with each fault or
+// stream is more before long.
+type slack struct {
+	lanes             float64 // of a path
+	goroutines, files float64
+	heap              float64
+}
+
 const (
-	fewGoroutines, laneGoroutines = 60, 4
-	fewFiles, laneFiles           = 40, 6
-	someHeap, laneHeap            = 24 << 20, 1 << 20
-	someMemory                    = 128 << 20
-	mostLanes                     = 2 * (16 + 4) // of a path: two bundles
+	laneGoroutines, laneFiles = 4, 6
+	laneHeap                  = 1 << 20
+	someMemory                = 128 << 20
+)
+
+// soon is when streams are over, late when lanes are given up that nobody needs any more: a minute later.
+var (
+	soon = slack{lanes: 2 * (16 + 4), goroutines: 60, files: 40, heap: 24 << 20} // two bundles with all that they may have
+	late = slack{lanes: 4, goroutines: 20, files: 16, heap: 12 << 20}
 )
 
 // more tells what the process holds more than it did before; empty: nothing.
-func (u use) more(before use, paths int) string {
+func (u use) more(before use, s slack, paths int) string {
 	lanes := u.lanes - before.lanes
 	switch {
 	case u.streams > 0:
 		return "streams"
-	case u.lanes > float64(paths*mostLanes):
+	case lanes > float64(paths)*s.lanes:
 		return "lanes"
-	case u.goroutines > before.goroutines+fewGoroutines+lanes*laneGoroutines:
+	case u.goroutines > before.goroutines+s.goroutines+max(lanes, 0)*laneGoroutines:
 		return "goroutines"
-	case float64(u.files) > float64(before.files)+fewFiles+lanes*laneFiles:
+	case float64(u.files) > float64(before.files)+s.files+max(lanes, 0)*laneFiles:
 		return "files"
-	case u.heap > before.heap+someHeap+lanes*laneHeap:
+	case u.heap > before.heap+s.heap+max(lanes, 0)*laneHeap:
 		return "heap"
 	case u.resident > before.resident+someMemory:
 		return "memory"
@@ -82,10 +92,12 @@ func (s *soak) use() map[string]use {
 		}
 		all[name] = u
 	}
-	measure("relay", s.relay.Process, s.metrics)
+	for _, r := range s.relays {
+		measure(r.name, r.Process, r.metrics)
+	}
 	for _, p := range s.paths {
-		measure("connector over "+p.carrier, p.connector.Process, p.metrics)
-		measure("forward over "+p.carrier, p.forward.Process, "")
+		measure("connector of "+p.gateway, p.connector.Process, p.metrics)
+		measure("forward of "+p.gateway, p.forward.Process, "")
 	}
 	return all
 }
@@ -138,15 +150,18 @@ func useOf(p *proc.Process, metrics string) (u use, err error) {
 
 // settle waits until everything is as it was before: at the latest when the grace of streams is over whose end was killed.
 func (s *soak) settle(before map[string]use) {
-	late := time.Now().Add(4 * time.Minute)
+	until, allowed := time.Now().Add(4*time.Minute), soon
+	if s.long >= time.Minute {
+		allowed = late
+	}
 	for {
 		now, more := s.use(), ""
 		for name, u := range now {
 			paths := 1
-			if name == "relay" {
+			if strings.HasSuffix(name, "relay") {
 				paths = len(s.paths)
 			}
-			if what := u.more(before[name], paths); what != "" {
+			if what := u.more(before[name], allowed, paths); what != "" {
 				more += " " + what + " of the " + name + ";"
 			}
 			if u.violations > 0 {
@@ -157,10 +172,10 @@ func (s *soak) settle(before map[string]use) {
 			return
 		}
 		if more == "" {
-			s.t.Logf("after: %s", shown(now))
+			s.t.Logf("after %v: %s", time.Since(s.calm).Round(time.Second), shown(now))
 			return
 		}
-		if wait(s.ctx, 500*time.Millisecond); time.Now().After(late) || s.ctx.Err() != nil {
+		if wait(s.ctx, 500*time.Millisecond); time.Now().After(until) || s.ctx.Err() != nil {
 			s.t.Errorf("something is left:%s %s\nbefore it was: %s", more, shown(now), shown(before))
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -116,21 +117,22 @@ func copyKey(from, to string) error {
 	return writeFile(filepath.Join(to, "state", "state.key"), string(raw))
 }
 
-// listen finds a number that is free for TCP and for UDP, where none is given.
+// listen finds a number that is free for TCP and for UDP, where none is given. It is below those that the system itself
+// chooses, so that it stays free while the relay is away.
 func (o RelayOptions) listen(given string) (string, error) {
 	if given != "" {
 		return given, nil
 	}
-	for range 20 {
-		host := "127.0.0.1"
-		if ip := net.ParseIP(o.Hostname); ip != nil && ip.IsLoopback() {
-			host = o.Hostname
-		}
-		tcp, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	host := "127.0.0.1"
+	if ip := net.ParseIP(o.Hostname); ip != nil && ip.IsLoopback() {
+		host = o.Hostname
+	}
+	for range 100 {
+		addr := net.JoinHostPort(host, strconv.Itoa(12000+rand.IntN(20000)))
+		tcp, err := net.Listen("tcp", addr)
 		if err != nil {
-			return "", fmt.Errorf("rig: %w", err)
+			continue
 		}
-		addr := tcp.Addr().String()
 		udp, err := net.ListenPacket("udp", addr)
 		_ = tcp.Close()
 		if err == nil {

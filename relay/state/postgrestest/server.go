@@ -43,6 +43,12 @@ type Server struct {
 	made atomic.Int32
 }
 
+// Installed tells whether the program is there.
+func Installed() bool {
+	_, err := os.Stat(programs + "postgres")
+	return err == nil
+}
+
 // Start makes a server that ends with the test.
 func Start(t testing.TB) *Server {
 	t.Helper()
@@ -57,7 +63,7 @@ func New(t testing.TB) *Server {
 	if testing.Short() {
 		t.Skip("NOT RUN: PostgreSQL takes its time")
 	}
-	if _, err := os.Stat(programs + "postgres"); err != nil {
+	if !Installed() {
 		t.Skip("*** NOT RUN: PostgreSQL is missing: install Debian's package postgresql-15 ***")
 	}
 	s, err := start()
