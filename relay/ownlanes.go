@@ -38,7 +38,17 @@ func (r *Relay) keepOwnLanes(ctx context.Context, v *visit) {
 // keepOwnLane keeps the lane of one class. A lane may die before its session: a
 // node that stood still did not answer the lane's pings, which are closer.
 func (r *Relay) keepOwnLane(ctx context.Context, v *visit, express bool) {
-	for tries := 0; !v.superseded(); {
+	for tries := 0; ; {
+		if swapped := v.node.superseded(v.session, v.role); swapped != nil {
+			select {
+			case <-swapped:
+				continue
+			case <-v.session.Done():
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
 		lane, err := r.openOwnLane(ctx, v, express)
 		var wait <-chan time.Time
 		var gone <-chan struct{}
@@ -90,16 +100,6 @@ func (r *Relay) joinOwnLane(ctx context.Context, v *visit, own *bundle.Bundle, e
 		Carrier: string(v.session.Link().Carrier()), Local: r.name.String(), Peer: v.identity.String(),
 		Exporter: exporter, Express: express, Replaced: lane.release,
 	})
-}
-
-// superseded tells whether the node has a newer session in the place of this one.
-func (v *visit) superseded() bool {
-	v.node.mu.Lock()
-	defer v.node.mu.Unlock()
-	if v.role == tunnel.RoleBulk {
-		return v.node.bulk != v.session
-	}
-	return v.node.control != v.session
 }
 
 // ownLane tells when its bundle lets go of it.

@@ -2,8 +2,8 @@ package relay
 
 import (
 	"context"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ebbgate/ebbgate/certs"
@@ -15,80 +15,6 @@ import (
 type nodeKey struct{ tenant, gateway, node string }
 
 func keyOf(id certs.Identity) nodeKey { return nodeKey{id.Tenant, id.Gateway, id.Name} }
-
-// node is a connector process that is here now: its sessions, what it reported,
-// and the bundle of the relay's own ingresses.
-type node struct {
-	// static after construction
-	key         nodeKey
-	identity    certs.Identity
-	incarnation string
-
-	mu sync.Mutex
-	// guarded by mu
-	control *tunnel.Session
-	bulk    *tunnel.Session // on TCP carriers, once it is there
-	hello   tunnel.Hello
-	report  tunnel.Heartbeat
-	since   time.Time
-	leaving bool // it drains
-	// confirms is the incarnation of another process that came to another relay
-	// under the same identity, while this one answered.
-	confirms string
-	expires  time.Time      // of the newest certificate that was issued to it
-	own      *bundle.Bundle // for the relay's ingresses
-}
-
-// session gives the session for lanes of a class: the express lane goes over
-// the control session, others over the bulk session where there is one.
-func (n *node) session(express bool) *tunnel.Session {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if !express && n.bulk != nil {
-		return n.bulk
-	}
-	return n.control
-}
-
-// bundle is the bundle of the relay's own ingresses; nil: there is none yet.
-func (n *node) bundle() *bundle.Bundle {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.own == nil || n.own.Err() != nil {
-		return nil
-	}
-	return n.own
-}
-
-// store finds a store that the node announced.
-func (n *node) store(name string) (tunnel.StoreInfo, bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	i := slices.IndexFunc(n.hello.Stores, func(s tunnel.StoreInfo) bool { return s.Name == name })
-	if i < 0 {
-		return tunnel.StoreInfo{}, false
-	}
-	return n.hello.Stores[i], true
-}
-
-// stores are what the node announced.
-func (n *node) stores() []tunnel.StoreInfo {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.hello.Stores // never changed, only replaced
-}
-
-// configure takes over a changed configuration, where s is the node's control
-// session.
-func (n *node) configure(s *tunnel.Session, c tunnel.NodeConfig) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.control != s {
-		return false
-	}
-	n.hello.Stores = c.Stores
-	return true
-}
 
 // jobKey names a job.
 type jobKey struct{ tenant, job string }
@@ -175,19 +101,36 @@ func (r *registry) join(ctx context.Context, s *tunnel.Session, id certs.Identit
 	key := keyOf(id)
 	for {
 		n, old := r.tryJoin(s, key, id, hello)
-		if old == nil {
+		if len(old) == 0 {
 			r.mark(key)
 			return n, nil
 		}
-		ping, cancel := context.WithTimeout(ctx, displacePing)
-		_, err := old.Ping(ping)
-		cancel()
-		if err == nil {
+		if answers(ctx, old) {
 			return nil, errIdentityInUse(key)
 		}
-		_ = old.Close("displaced")
-		r.part(old, key, "displaced")
+		for _, session := range old {
+			_ = session.Close("displaced")
+			r.part(session, key, "displaced")
+		}
 	}
+}
+
+// answers pings sessions and tells whether any of them lives.
+func answers(ctx context.Context, sessions []*tunnel.Session) bool {
+	ctx, cancel := context.WithTimeout(ctx, displacePing)
+	defer cancel()
+	var live atomic.Bool
+	var asking sync.WaitGroup
+	for _, s := range sessions {
+		asking.Go(func() {
+			if _, err := s.Ping(ctx); err == nil {
+				live.Store(true)
+				cancel()
+			}
+		})
+	}
+	asking.Wait()
+	return live.Load()
 }
 
 func errIdentityInUse(key nodeKey) error {
@@ -201,18 +144,23 @@ func (r *registry) mark(key nodeKey) {
 	}
 }
 
-// tryJoin joins, or returns the session that has to be asked first.
-func (r *registry) tryJoin(s *tunnel.Session, key nodeKey, id certs.Identity, hello tunnel.Hello) (n *node, old *tunnel.Session) {
+// tryJoin joins, or returns the sessions that have to be asked first.
+func (r *registry) tryJoin(s *tunnel.Session, key nodeKey, id certs.Identity, hello tunnel.Hello) (n *node, old []*tunnel.Session) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n = r.nodes[key]
 	if n != nil && n.incarnation != hello.Incarnation {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		if old = n.control; old == nil {
-			old = n.bulk
+		for _, session := range n.older {
+			old = append(old, session.session)
 		}
-		if old != nil {
+		for _, session := range []*tunnel.Session{n.control, n.bulk} {
+			if session != nil {
+				old = append(old, session)
+			}
+		}
+		if len(old) > 0 {
 			return nil, old
 		}
 		n = nil
@@ -222,11 +170,9 @@ func (r *registry) tryJoin(s *tunnel.Session, key nodeKey, id certs.Identity, he
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if hello.Role == tunnel.RoleBulk {
-		n.bulk = s
-		return n, nil
+	if n.arriveLocked(s, hello.Role); hello.Role != tunnel.RoleBulk {
+		n.hello = hello
 	}
-	n.control, n.hello = s, hello
 	return n, nil
 }
 
@@ -261,12 +207,7 @@ func (r *registry) part(s *tunnel.Session, key nodeKey, reason string) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.control == s {
-		n.control = nil
-	}
-	if n.bulk == s {
-		n.bulk = nil
-	}
+	n.departLocked(s)
 	if n.control == nil && n.bulk == nil {
 		delete(r.nodes, key)
 		r.left[key] = departure{time.Now(), reason}

@@ -106,6 +106,8 @@ type testNode struct {
 	node  *bundle.Node
 	// by role, once it is online
 	sessions map[string]*tunnel.Session
+	// connect makes one more session, once it is online
+	connect func(role string) *tunnel.Session
 	// answers what the relay asks; nil: with nothing
 	handle atomic.Pointer[func(typ string) (any, error)]
 }
@@ -193,7 +195,8 @@ func (r *running) online(n *testNode, c tunnel.Carrier, store string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var sessions sync.WaitGroup
 	r.t.Cleanup(func() { n.node.Close(bundle.CodeNodeStopped); cancel(); sessions.Wait() })
-	for _, role := range roles {
+	n.connect = func(role string) *tunnel.Session {
+		r.t.Helper()
 		link, err := r.dialer(c, cfg).Dial(ctx)
 		if err != nil {
 			r.t.Fatal(err)
@@ -218,8 +221,11 @@ func (r *running) online(n *testNode, c tunnel.Carrier, store string) {
 		if _, err := s.Start(ctx); err != nil {
 			r.t.Fatal(err)
 		}
-		n.sessions[role] = s
 		sessions.Go(func() { _ = s.Run(ctx) })
+		return s
+	}
+	for _, role := range roles {
+		n.sessions[role] = n.connect(role)
 	}
 	until(r.t, "the node has its lanes", func() bool {
 		live := r.relay.registry.node(keyOf(n.id))
