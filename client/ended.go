@@ -15,10 +15,8 @@ const farewell = 500 * time.Millisecond
 // ended has the end of a stream reported: it is this side's half of the activity
 // record.
 func (c *Client) ended(s *Stream, report bundle.Report) {
-	e := tunnel.EndedAtIngress(report)
 	own := c.currentIdentity()
-	e.Ingress, e.Node, e.Store, e.Job, e.Run = own.String(), s.node, s.Target.Store, own.Name, c.cfg.Run
-	c.ends.Add(e)
+	c.ends.Add(tunnel.Ended{Names: tunnel.Names{Ingress: own.String(), Node: s.node, Store: s.Target.Store, Job: own.Name, Run: c.cfg.Run}, End: tunnel.EndAtIngress(report)})
 }
 
 // reportSession is where it is reported.

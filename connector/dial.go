@@ -245,7 +245,7 @@ var errChecked = errors.New("connector: BUG: the address is not the one that was
 func (d *dialer) connectTCP(ctx context.Context, st config.Store, to netip.AddrPort) (bundle.Socket, error) {
 	nd := net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 6},
-		ControlContext: func(_ context.Context, _, address string, rc syscall.RawConn) error {
+		Control: func(_, address string, rc syscall.RawConn) error {
 			at, err := netip.ParseAddrPort(address)
 			if err != nil || at != to {
 				return errChecked
@@ -256,9 +256,9 @@ func (d *dialer) connectTCP(ctx context.Context, st config.Store, to netip.AddrP
 			return setLingerZero(rc)
 		},
 	}
-	conn, err := nd.DialContext(ctx, "tcp", to.String())
+	conn, err := nd.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
 	if err != nil {
 		return nil, err
 	}
-	return conn.(*net.TCPConn), nil // TCP_NODELAY is what net sets
+	return conn, nil // TCP_NODELAY is what net sets
 }

@@ -2,10 +2,8 @@ package connector
 
 import (
 	"context"
-	"sync"
 	"time"
 
-	"github.com/ebbgate/ebbgate/certs/grant"
 	"github.com/ebbgate/ebbgate/tunnel"
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
@@ -14,40 +12,13 @@ import (
 // the connector stops.
 const farewell = 300 * time.Millisecond
 
-// dialled remembers, for each stream whose store was dialled, the grant that it
-// came with, until its end was told.
-type dialled struct {
-	mu sync.Mutex
-	// guarded by mu
-	grants map[streamKey]grant.Grant
-}
-
-func (d *dialled) add(key streamKey, g grant.Grant) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.grants == nil {
-		d.grants = make(map[streamKey]grant.Grant)
-	}
-	d.grants[key] = g
-}
-
-func (d *dialled) remove(key streamKey) (grant.Grant, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	g, ok := d.grants[key]
-	delete(d.grants, key)
-	return g, ok
-}
-
 // ended is told the end of each stream by the bundles, and has it reported.
 func (r *running) ended(peer string, req bundle.Request, report bundle.Report) {
-	g, ok := r.gate.dialled.remove(streamKey{peer, req.UUID})
+	of, ok := r.gate.runs.leave(streamKey{peer, req.UUID})
 	if !ok {
 		return
 	}
-	e := tunnel.EndedAtNode(report)
-	e.Ingress, e.Node, e.Store, e.Job, e.Run = peer, r.id.name.String(), g.Store, g.Job, g.Run
-	r.ends.Add(e)
+	r.ends.Add(tunnel.Ended{Names: tunnel.Names{Ingress: peer, Node: r.id.text, Store: of.store, Job: of.job, Run: of.run}, End: tunnel.EndAtNode(report)})
 }
 
 // awaitControl waits for a control session.

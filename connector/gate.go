@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/ebbgate/ebbgate/certs"
@@ -23,7 +24,7 @@ type gate struct {
 	looked   <-chan struct{}  // closed once the dialer's guards know their addresses
 	now      func() time.Time // the relay's
 	runs     *runs
-	dialled  dialled
+	peers    atomic.Pointer[namedPeer]
 	failed   func(error) // is told why a store was not dialled
 	metrics  *metrics
 	logger   *slog.Logger
@@ -60,7 +61,7 @@ func (g *gate) tell(peer string, req bundle.Request, gr grant.Grant, sock bundle
 }
 
 func (g *gate) tryOpen(ctx context.Context, peer string, req bundle.Request) (bundle.Socket, grant.Grant, error) {
-	id, err := certs.ParseIdentity(peer)
+	id, err := g.identity(peer)
 	if err != nil {
 		return nil, grant.Grant{}, err
 	}
@@ -72,22 +73,38 @@ func (g *gate) tryOpen(ctx context.Context, peer string, req bundle.Request) (bu
 	if err != nil {
 		return nil, gr, err
 	}
-	leave, err := g.runs.enter(streamKey{peer, req.UUID}, gr)
-	if err != nil {
+	key := streamKey{peer, req.UUID}
+	if err := g.runs.enter(key, gr); err != nil {
 		return nil, gr, err
 	}
 	g.awaitGuards(ctx)
 	sock, err := g.dialer.dial(ctx, st)
 	if err != nil {
-		leave()
+		g.runs.leave(key)
 		if own := (*Error)(nil); errors.As(err, &own) {
 			g.failed(own)
 		}
 		return nil, gr, err
 	}
-	g.dialled.add(streamKey{peer, req.UUID}, gr)
-	context.AfterFunc(ctx, leave) // ctx ends with the stream
-	return sock, gr, nil
+	return sock, gr, nil // running.ended counts it out
+}
+
+// namedPeer is the identity that a name stands for.
+type namedPeer struct {
+	name string
+	id   certs.Identity
+}
+
+// identity parses a peer's name; mostly it is that of the last stream.
+func (g *gate) identity(peer string) (certs.Identity, error) {
+	if last := g.peers.Load(); last != nil && last.name == peer {
+		return last.id, nil
+	}
+	id, err := certs.ParseIdentity(peer)
+	if err == nil {
+		g.peers.Store(&namedPeer{peer, id})
+	}
+	return id, err
 }
 
 // awaitGuards waits, in the first moments of a process, until the guards know

@@ -16,6 +16,7 @@ import (
 type identity struct {
 	// static after construction
 	name   certs.Identity
+	text   string // name as others read it
 	holder *certs.Holder
 	clock  *tunnel.Clock
 
@@ -32,7 +33,7 @@ func newIdentity(saved *certs.Saved, clock *tunnel.Clock) (*identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &identity{name: name, holder: new(certs.Holder), clock: clock}
+	i := &identity{name: name, text: name.String(), holder: new(certs.Holder), clock: clock}
 	if err := i.use(saved); err != nil {
 		return nil, err
 	}

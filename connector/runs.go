@@ -12,7 +12,7 @@ import (
 type runs struct {
 	mu sync.Mutex
 	// guarded by mu
-	streams map[streamKey]runKey
+	streams map[streamKey]openStream
 	count   map[runKey]int
 	revoked map[string]time.Time // by job: grants that expire no later are void
 }
@@ -25,31 +25,45 @@ type streamKey struct {
 
 type runKey struct{ job, run string }
 
+// openStream is what a stream's grant said.
+type openStream struct {
+	runKey
+	store string
+}
+
 func newRuns() *runs {
-	return &runs{streams: make(map[streamKey]runKey), count: make(map[runKey]int), revoked: make(map[string]time.Time)}
+	return &runs{streams: make(map[streamKey]openStream), count: make(map[runKey]int), revoked: make(map[string]time.Time)}
 }
 
 // enter counts a stream in, until leave is called.
-func (r *runs) enter(key streamKey, g grant.Grant) (leave func(), err error) {
-	run := runKey{g.Job, g.Run}
+func (r *runs) enter(key streamKey, g grant.Grant) error {
+	of := openStream{runKey{g.Job, g.Run}, g.Store}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if until, ok := r.revoked[g.Job]; ok && !g.Expires.After(until) {
-		return nil, &bundle.RefusedError{Reason: bundle.CodeRevoked, Text: "job " + g.Job + " was revoked"}
+		return &bundle.RefusedError{Reason: bundle.CodeRevoked, Text: "job " + g.Job + " was revoked"}
 	}
 	if _, ok := r.streams[key]; ok {
-		return nil, &bundle.RefusedError{Reason: bundle.CodeProtocol, Text: "a stream of this name is open"}
+		return &bundle.RefusedError{Reason: bundle.CodeProtocol, Text: "a stream of this name is open"}
 	}
-	r.streams[key] = run
-	r.count[run]++
-	return sync.OnceFunc(func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		delete(r.streams, key)
-		if r.count[run]--; r.count[run] == 0 {
-			delete(r.count, run)
-		}
-	}), nil
+	r.streams[key] = of
+	r.count[of.runKey]++
+	return nil
+}
+
+// leave counts a stream out that is over, or whose store was not reached, and
+// tells what it was.
+func (r *runs) leave(key streamKey) (of openStream, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if of, ok = r.streams[key]; !ok {
+		return of, false
+	}
+	delete(r.streams, key)
+	if r.count[of.runKey]--; r.count[of.runKey] == 0 {
+		delete(r.count, of.runKey)
+	}
+	return of, true
 }
 
 const (

@@ -18,12 +18,12 @@ func TestRuns(t *testing.T) {
 	key := func(peer string, n byte) streamKey { return streamKey{peer, [16]byte{n}} }
 	enter := func(k streamKey, gr grant.Grant, want bundle.Code) func() {
 		t.Helper()
-		leave, err := r.enter(k, gr)
+		err := r.enter(k, gr)
 		var refused *bundle.RefusedError
 		if want == bundle.CodeOK && err != nil || want != bundle.CodeOK && (!errors.As(err, &refused) || refused.Reason != want) {
 			t.Fatalf("enter: %v, want %v", err, want)
 		}
-		return leave
+		return func() { r.leave(k) }
 	}
 	one := enter(key("a", 1), g("j", "1", time.Minute), bundle.CodeOK)
 	two := enter(key("a", 2), g("j", "1", time.Minute), bundle.CodeOK)

@@ -2,10 +2,10 @@ package relay
 
 import (
 	"context"
-	"encoding/hex"
 	"regexp"
-	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/relay/activity"
@@ -15,8 +15,6 @@ import (
 )
 
 const (
-	// maxEndsReported bounds the ends of one message: as many as fit.
-	maxEndsReported = 512
 	// maxStreamLife bounds how long a stream can have lasted, and how long ago it
 	// can have ended.
 	maxStreamLife = 10 * 365 * 24 * time.Hour
@@ -31,39 +29,59 @@ const endTaken = "taken"
 // ended takes the halves that a node or a client reports. What it may not speak
 // of is refused by name; the answer waits until the rest is on the disk.
 func (v *visit) ended(ctx context.Context, ends tunnel.Ends) (*tunnel.EndsTaken, error) {
-	if len(ends.Ends) > maxEndsReported {
-		e := failure("protocol-violation", "relay", "use the same version at both ends", "%d ends in one message", len(ends.Ends))
-		e.Final = true
-		return nil, e
+	now := time.Now()
+	count := 0
+	for _, g := range ends.Groups {
+		count += len(g.Ends) / tunnel.EndSize
 	}
-	if !v.r.reporting.allow(v.identity, len(ends.Ends), time.Now()) {
+	if !v.r.reporting.allow(v.identity, count, now) {
 		return nil, failure("reports-too-many", "relay", "they are sent again later", "more than %d ends a second of %s", endsRate, v.identity)
 	}
-	now := time.Now()
 	answer := &tunnel.EndsTaken{}
-	var halves []activity.Half
-	for _, e := range ends.Ends {
-		h, code := v.half(e, now)
-		if code != endTaken {
-			answer.Refused = append(answer.Refused, tunnel.EndRefused{UUID: e.UUID[:min(len(e.UUID), 36)], Reason: code})
-			v.r.log.Warn("the report of a stream's end is refused", "from", v.identity.String(), "code", code, "ingress", plain(e.Ingress, maxReported), "node", plain(e.Node, maxReported), "job", plain(e.Job, maxReported))
-		} else {
-			halves = append(halves, h)
+	halves := make([]activity.Half, 0, count)
+	for i, g := range ends.Groups {
+		before := len(halves)
+		refused := make(map[string]int)
+		halves = v.halves(halves, g, now, refused)
+		for code, n := range refused {
+			answer.Refused = append(answer.Refused, tunnel.EndRefused{Group: i, Ends: n, Code: code})
+			v.r.metrics.ends.WithLabelValues(code).Add(float64(n))
+			v.r.log.Warn("reports of streams' ends are refused", "from", v.identity.String(), "code", code, "ends", n, "ingress", plain(g.Ingress, maxReported), "node", plain(g.Node, maxReported), "job", plain(g.Job, maxReported))
 		}
-		v.r.metrics.ends.WithLabelValues(code).Inc()
+		v.r.metrics.ends.WithLabelValues(endTaken).Add(float64(len(halves) - before))
 	}
 	return answer, v.r.activity.Record(ctx, halves)
 }
 
-var (
-	storeName  = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
-	reasonName = regexp.MustCompile(`^[a-z-]{1,40}$`)
-)
+// halves appends what a group's ends say, and counts what is refused.
+func (v *visit) halves(list []activity.Half, g tunnel.EndsOf, now time.Time, refused map[string]int) []activity.Half {
+	names, code := v.names(g.Names)
+	ends, err := g.Decode()
+	if err != nil {
+		refused["ends-malformed"]++
+		return list
+	}
+	for _, e := range ends {
+		h := names
+		why := code
+		if why == endTaken {
+			why = describe(&h, e, now)
+		}
+		if why != endTaken {
+			refused[why]++
+			continue
+		}
+		list = append(list, h)
+	}
+	return list
+}
 
-// half checks an end against who reports it. A node speaks of streams at itself
-// and of jobs of its tenant, a client of its own job's streams and of nodes of
-// its tenant.
-func (v *visit) half(e tunnel.Ended, now time.Time) (h activity.Half, code string) {
+var storeName = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
+
+// names checks what streams are said to have been against who says it. A node
+// speaks of streams at itself and of jobs of its tenant, a client of its own
+// job's streams and of nodes of its tenant.
+func (v *visit) names(e tunnel.Names) (h activity.Half, code string) {
 	ingress, err := certs.ParseIdentity(e.Ingress)
 	if err != nil {
 		return h, "ingress-malformed"
@@ -87,6 +105,8 @@ func (v *visit) half(e tunnel.Ended, now time.Time) (h activity.Half, code strin
 		return h, "job-foreign"
 	case ingress.Role != certs.RoleJob && ingress.Role != certs.RoleRelay:
 		return h, "ingress-malformed"
+	case !storeName.MatchString(e.Store):
+		return h, "store-malformed"
 	}
 	job, err := v.r.state.Job(v.identity.Tenant, e.Job)
 	switch {
@@ -95,53 +115,39 @@ func (v *visit) half(e tunnel.Ended, now time.Time) (h activity.Half, code strin
 	case v.node == nil && !job.Allows(node.Gateway, e.Store):
 		return h, "job-not-allowed"
 	}
-	if h, code = halfOf(e, now); code != endTaken {
-		return h, code
+	h = activity.Half{
+		Side: activity.Ingress, Tenant: v.identity.Tenant, Job: e.Job, Run: plain(e.Run, maxRunName),
+		Gateway: node.Gateway, Node: node.Name, Store: e.Store,
 	}
-	h.Side = activity.Ingress
 	if v.node != nil {
 		h.Side = activity.Node
 	}
-	h.Tenant, h.Job, h.Gateway, h.Node = v.identity.Tenant, e.Job, node.Gateway, node.Name
 	return h, endTaken
 }
 
-// halfOf checks what an end says of its stream.
-func halfOf(e tunnel.Ended, now time.Time) (h activity.Half, code string) {
-	uuid, err := hex.DecodeString(strings.ReplaceAll(e.UUID, "-", ""))
+// describe adds what an end says of its stream.
+func describe(h *activity.Half, e tunnel.End, now time.Time) (code string) {
 	switch {
-	case err != nil || len(uuid) != len(h.UUID):
-		return h, "uuid-malformed"
-	case !storeName.MatchString(e.Store):
-		return h, "store-malformed"
-	case !reasonName.MatchString(e.Reason):
-		return h, "reason-malformed"
-	case !(e.Seconds >= 0 && e.Seconds < maxStreamLife.Seconds() && e.Age >= 0 && e.Age < maxStreamLife.Seconds()):
-		return h, "time-malformed"
+	case max(e.Lasted, e.Age) >= maxStreamLife:
+		return "time-malformed"
 	case min(e.BytesRead, e.BytesWritten, int64(e.Resumes), int64(e.Stalls), int64(e.Lanes)) < 0,
-		max(int64(e.Resumes), int64(e.Stalls)) > maxCount, e.Lanes > maxLanes, max(e.BytesRead, e.BytesWritten) > activity.MaxBytes:
-		return h, "count-malformed"
+		max(e.Resumes, e.Stalls) > maxCount, e.Lanes > maxLanes, max(e.BytesRead, e.BytesWritten) > activity.MaxBytes:
+		return "count-malformed"
 	}
-	h = activity.Half{
-		Run: plain(e.Run, maxRunName), Store: e.Store, Read: e.BytesRead, Written: e.BytesWritten, ReadCRC: e.ReadCRC32C, WrittenCRC: e.WrittenCRC32C,
-		Resumes: e.Resumes, Stalls: e.Stalls, Lanes: e.Lanes, Reason: e.Reason, Remote: e.Remote,
-	}
-	copy(h.UUID[:], uuid)
-	h.End = now.Add(-time.Duration(e.Age * float64(time.Second)))
-	h.Start = h.End.Add(-time.Duration(e.Seconds * float64(time.Second)))
-	return h, endTaken
+	h.UUID, h.Read, h.Written, h.ReadCRC, h.WrittenCRC = e.UUID, e.BytesRead, e.BytesWritten, e.ReadCRC32C, e.WrittenCRC32C
+	h.Resumes, h.Stalls, h.Lanes, h.Reason, h.Remote = e.Resumes, e.Stalls, e.Lanes, e.Reason.String(), e.Remote
+	h.End = now.Add(-e.Age)
+	h.Start = h.End.Add(-e.Lasted)
+	return endTaken
 }
 
 // note records a stream of the relay's own ingresses.
 func (d *dialer) note(job jobKey, n nodeKey, store, run string, report bundle.Report) {
-	e := tunnel.EndedAtIngress(report)
-	e.Store, e.Run = store, run
-	h, code := halfOf(e, report.End)
-	if code != endTaken {
-		d.r.log.Error("a stream of the relay's own is not recorded", "uuid", e.UUID, "code", code)
+	h := activity.Half{Side: activity.Ingress, Tenant: job.tenant, Job: job.job, Run: plain(run, maxRunName), Gateway: n.gateway, Node: n.node, Store: store}
+	if code := describe(&h, tunnel.EndAtIngress(report), report.End); code != endTaken {
+		d.r.log.Error("a stream of the relay's own is not recorded", "uuid", uuid.UUID(report.UUID).String(), "code", code)
 		return
 	}
-	h.Side, h.Tenant, h.Job, h.Gateway, h.Node = activity.Ingress, job.tenant, job.job, n.gateway, n.node
 	d.r.activity.Note(h)
 }
 

@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"math"
-	"strings"
 	"testing"
 	"time"
 
@@ -27,8 +26,11 @@ func TestEnded(t *testing.T) {
 	domain := n.id.TrustDomain
 	client := certs.Identity{TrustDomain: domain, Role: certs.RoleJob, Tenant: "default", Name: "nightly"}
 	good := tunnel.Ended{
-		UUID: "00000000-0000-0000-0000-000000000001", Ingress: client.String(), Node: n.id.String(), Store: "echo", Job: "nightly", Run: "r",
-		Seconds: 2, Age: 1, BytesRead: 10, BytesWritten: 5, ReadCRC32C: 1, WrittenCRC32C: 2, Resumes: 1, Lanes: 2, Reason: "ok",
+		Names: tunnel.Names{Ingress: client.String(), Node: n.id.String(), Store: "echo", Job: "nightly", Run: "r"},
+		End: tunnel.End{
+			UUID: [16]byte{15: 1}, Lasted: 2 * time.Second, Age: time.Second, BytesRead: 10, BytesWritten: 5, ReadCRC32C: 1, WrittenCRC32C: 2,
+			Resumes: 1, Lanes: 2,
+		},
 	}
 	byRelay := good
 	byRelay.Ingress = r.relay.name.String()
@@ -66,34 +68,34 @@ func TestEnded(t *testing.T) {
 		{asClient, change(good, func(e *tunnel.Ended) { e.Node = client.String() }), "node-malformed"},
 		{asClient, change(good, func(e *tunnel.Ended) { e.Store = "files" }), "job-not-allowed"},
 		{asClient, change(good, func(e *tunnel.Ended) { e.Node = node("default", "lab", "n1") }), "job-not-allowed"},
-		{asNode, change(good, func(e *tunnel.Ended) { e.UUID = "1" }), "uuid-malformed"},
 		{asNode, change(good, func(e *tunnel.Ended) { e.Store = "../x" }), "store-malformed"},
-		{asNode, change(good, func(e *tunnel.Ended) { e.Reason = "" }), "reason-malformed"},
-		{asNode, change(good, func(e *tunnel.Ended) { e.Reason = strings.Repeat("a", 100) }), "reason-malformed"},
-		{asNode, change(good, func(e *tunnel.Ended) { e.Age = -1 }), "time-malformed"},
-		{asNode, change(good, func(e *tunnel.Ended) { e.Seconds = 1e300 }), "time-malformed"},
-		{asNode, change(good, func(e *tunnel.Ended) { e.Seconds = math.NaN() }), "time-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Age = math.MaxInt64 }), "time-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Lasted = math.MaxInt64 }), "time-malformed"},
 		{asNode, change(good, func(e *tunnel.Ended) { e.BytesRead = -1 }), "count-malformed"},
 		{asNode, change(good, func(e *tunnel.Ended) { e.BytesWritten = math.MaxInt64 }), "count-malformed"},
-		{asNode, change(good, func(e *tunnel.Ended) { e.Resumes = -1 }), "count-malformed"},
-		{asNode, change(good, func(e *tunnel.Ended) { e.Lanes = 1 << 30 }), "count-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Resumes = math.MaxUint32 }), "count-malformed"},
+		{asNode, change(good, func(e *tunnel.Ended) { e.Lanes = math.MaxUint16 }), "count-malformed"},
 	} {
-		if _, code := tt.as.half(tt.e, time.Now()); code != tt.code {
-			t.Errorf("%s from %s: %s, want %s: %+v", tt.e.Reason, tt.as.identity, code, tt.code, tt.e)
+		refused := make(map[string]int)
+		taken := tt.as.halves(nil, group(tt.e), time.Now(), refused)
+		if want := tt.code != endTaken; want != (len(taken) == 0) || want != (refused[tt.code] == 1) {
+			t.Errorf("from %s: %d taken, refused %v, want %s: %+v", tt.as.identity, len(taken), refused, tt.code, tt.e)
 		}
 	}
 
 	// a good one and a bad one, by the node's session; then the client's half
 	var taken tunnel.EndsTaken
-	bad := change(good, func(e *tunnel.Ended) { e.Job = "other"; e.UUID = strings.Repeat("x", 100) })
+	bad := change(good, func(e *tunnel.Ended) { e.Job = "other" })
+	cut := group(good)
+	cut.Ends = cut.Ends[1:]
 	control := n.sessions[tunnel.RoleControl]
-	if err := control.Call(t.Context(), tunnel.TypeEnded, tunnel.Ends{Ends: []tunnel.Ended{bad, good}}, &taken); err != nil {
+	if err := control.Call(t.Context(), tunnel.TypeEnded, tunnel.Ends{Groups: []tunnel.EndsOf{group(bad, bad), group(good), cut}}, &taken); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(tunnel.EndsTaken{Refused: []tunnel.EndRefused{{UUID: strings.Repeat("x", 36), Reason: "job-foreign"}}}, taken); d != "" {
+	if d := cmp.Diff(tunnel.EndsTaken{Refused: []tunnel.EndRefused{{Group: 0, Ends: 2, Code: "job-foreign"}, {Group: 2, Ends: 1, Code: "ends-malformed"}}}, taken); d != "" {
 		t.Error(d)
 	}
-	if _, err := asClient.ended(t.Context(), tunnel.Ends{Ends: []tunnel.Ended{good, good}}); err != nil {
+	if _, err := asClient.ended(t.Context(), tunnel.Ends{Groups: []tunnel.EndsOf{group(good, good)}}); err != nil {
 		t.Error(err)
 	}
 	page, err := r.api.Activity(t.Context(), "default", admin.ActivityQuery{Node: "n1", Since: time.Now().Add(-time.Hour)})
@@ -108,19 +110,26 @@ func TestEnded(t *testing.T) {
 	if err != nil || len(other.Runs) != 0 {
 		t.Errorf("another tenant sees %+v, %v", other, err)
 	}
-	_, err = asClient.ended(t.Context(), tunnel.Ends{Ends: make([]tunnel.Ended, maxEndsReported+1)})
-	wantCode(t, err, "protocol-violation")
 	for range endsBurst {
 		if !r.relay.reporting.allow(client, 1, time.Unix(0, 0)) {
 			break
 		}
 	}
-	if r.relay.reporting.allow(client, maxEndsReported, time.Unix(0, 0)) {
+	if r.relay.reporting.allow(client, 500, time.Unix(0, 0)) {
 		t.Error("nobody bounds what a client reports")
 	}
-	if !r.relay.reporting.allow(n.id, maxEndsReported, time.Unix(0, 0)) {
+	if !r.relay.reporting.allow(n.id, 500, time.Unix(0, 0)) {
 		t.Error("one identity's reports bound another's")
 	}
+}
+
+// group is ends of streams with the names of the first.
+func group(ends ...tunnel.Ended) tunnel.EndsOf {
+	g := tunnel.EndsOf{Names: ends[0].Names}
+	for _, e := range ends {
+		g.Ends = tunnel.AppendEnd(g.Ends, e.End)
+	}
+	return g
 }
 
 // TestOwnStreamsAreRecorded: what goes through the relay's own ingress is, without

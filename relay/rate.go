@@ -74,8 +74,8 @@ func (l *rateLimit) allow(host string, now time.Time) bool {
 // What one identity may report of streams that are over: more than any honest one
 // does, so that nobody fills the activity record alone.
 const (
-	endsRate  = 2000 // a second
-	endsBurst = 40000
+	endsRate  = 10_000 // a second
+	endsBurst = 60_000
 )
 
 // reportLimit bounds what is reported, by identity.

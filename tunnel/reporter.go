@@ -10,10 +10,12 @@ import (
 )
 
 const (
-	// maxEnds bounds the ends that wait for a relay: about 10 MB.
+	// maxEnds bounds the ends that wait for a relay: about 4 MB.
 	maxEnds = 16 << 10
 	// maxEndsBytes bounds what of them one message carries.
-	maxEndsBytes = 56 << 10
+	maxEndsBytes = 60 << 10
+	// manyEnds fill a message: nothing gathers any longer.
+	manyEnds = maxEndsBytes / endText
 	// endsTime is how long a relay has to answer.
 	endsTime = 15 * time.Second
 	// endsPause is how long ends gather, endsRetry and endsRetryMost are the
@@ -125,8 +127,8 @@ func (r *Reporter) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		for r.pending() {
-			if !r.hurried() {
+		for n := r.pending(); n > 0; n = r.pending() {
+			if !r.hurried() && (pause > endsPause || n < manyEnds) {
 				r.wait(ctx, pause)
 			}
 			if ctx.Err() != nil {
@@ -146,10 +148,10 @@ func (r *Reporter) Run(ctx context.Context) {
 	}
 }
 
-func (r *Reporter) pending() bool {
+func (r *Reporter) pending() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.waiting) > 0
+	return len(r.waiting)
 }
 
 func (r *Reporter) hurried() bool {
@@ -182,21 +184,21 @@ func (r *Reporter) report(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	batch, until := r.oldest(time.Now())
+	groups, until := r.oldest(time.Now())
 	ctx, cancel := context.WithTimeout(ctx, endsTime)
 	defer cancel()
 	var taken EndsTaken
-	if err := s.Call(ctx, TypeEnded, Ends{batch}, &taken); err != nil {
+	if err := s.Call(ctx, TypeEnded, Ends{groups}, &taken); err != nil {
 		if refusal, ok := errors.AsType[*Error](err); !ok || !refusal.Final {
 			return err
 		}
-		r.Logger.Warn("the relay refuses the ends of streams", "ends", len(batch), "error", err)
+		r.Logger.Warn("the relay refuses the ends of streams", "error", err)
 	}
 	for i, refused := range taken.Refused {
 		if i == 3 {
 			break
 		}
-		r.Logger.Warn("the relay refuses the end of a stream", "uuid", printable(refused.UUID, 36), "code", printable(refused.Reason, maxPeerName), "refused", len(taken.Refused))
+		r.Logger.Warn("the relay refuses the ends of streams", "ends", refused.Ends, "code", printable(refused.Code, maxPeerName), "reasons", len(taken.Refused))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -206,21 +208,36 @@ func (r *Reporter) report(ctx context.Context) error {
 	return nil
 }
 
-// oldest are the ends that fit a message, and the number of the one after them.
-func (r *Reporter) oldest(now time.Time) (batch []Ended, until uint64) {
+// endText is what an end takes in a message, at most.
+const endText = (EndSize + 2) / 3 * 4
+
+// oldest are the ends that fit a message, by their names, and the number of the
+// one after them.
+func (r *Reporter) oldest(now time.Time) (groups []EndsOf, until uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	size := 0
-	for _, e := range r.waiting {
-		e.Age = max(now.Sub(e.at), 0).Seconds()
-		text, err := json.Marshal(e)
-		if err != nil {
-			panic("tunnel: BUG: an end is not JSON: " + err.Error())
+	size, n := 0, 0
+	index := make(map[Names]int)
+	for ; n < len(r.waiting); n++ {
+		e := &r.waiting[n]
+		i, known := index[e.Names]
+		if !known {
+			text, err := json.Marshal(EndsOf{Names: e.Names})
+			if err != nil {
+				panic("tunnel: BUG: an end is not JSON: " + err.Error())
+			}
+			size += len(text) + 4
 		}
-		if size += len(text) + 1; size > maxEndsBytes && len(batch) > 0 {
+		if size += endText; size > maxEndsBytes && n > 0 {
 			break
 		}
-		batch = append(batch, e)
+		if !known {
+			i = len(groups)
+			index[e.Names] = i
+			groups = append(groups, EndsOf{Names: e.Names})
+		}
+		e.Age = max(now.Sub(e.at), 0)
+		groups[i].Ends = AppendEnd(groups[i].Ends, e.End)
 	}
-	return batch, r.first + uint64(len(batch))
+	return groups, r.first + uint64(n)
 }

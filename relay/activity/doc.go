@@ -12,6 +12,9 @@
 // the relay's own ingresses and never waits; [Recorder.Record] takes halves that
 // somebody wants acknowledged, and returns when they are on the disk. Both may be
 // called from any goroutine, at any time; halves may come twice and in any order.
+// A half that was noted waits in memory, less than a second, for the far one, so
+// that most streams are written once; halves that were written alone meet in the
+// database.
 //
 // # Results
 //

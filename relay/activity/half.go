@@ -50,14 +50,35 @@ const MaxBytes = 1 << 50
 // ok is the reason of a good end.
 const ok = "ok"
 
-// runID names the run that the half belongs to: everything that runs are told
-// apart by.
-func (h *Half) runID() string {
+// names are everything that runs are told apart by.
+type names struct{ tenant, job, run, gateway, node, store string }
+
+func (h *Half) names() names { return names{h.Tenant, h.Job, h.Run, h.Gateway, h.Node, h.Store} }
+
+// id names the run in the database.
+func (n names) id() string {
 	sum := sha256.New()
-	for _, name := range []string{h.Tenant, h.Job, h.Run, h.Gateway, h.Node, h.Store} {
+	for _, name := range []string{n.tenant, n.job, n.run, n.gateway, n.node, n.store} {
 		fmt.Fprintf(sum, "%d %s ", len(name), name)
 	}
 	return base64.RawURLEncoding.EncodeToString(sum.Sum(nil)[:16])
+}
+
+// maxIDs bounds the ids that are remembered.
+const maxIDs = 1024
+
+// runID is the id of a half's run.
+func (r *Recorder) runID(h *Half) string {
+	n := h.names()
+	id, ok := r.ids[n]
+	if !ok {
+		if len(r.ids) >= maxIDs || r.ids == nil {
+			r.ids = make(map[names]string)
+		}
+		id = n.id()
+		r.ids[n] = id
+	}
+	return id
 }
 
 func (h *Half) uuidText() string { return base64.RawURLEncoding.EncodeToString(h.UUID[:]) }

@@ -1,7 +1,9 @@
 package activity
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -83,17 +85,25 @@ func TestPostgres(t *testing.T) {
 		}
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
+		late, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
 		for a.Record(t.Context(), []Half{half(Ingress, 9003)}) != nil {
 			<-tick.C
 		}
-		a.record(half(Ingress, 9005)) // after the one that was noted
-		runs := b.list(Query{Job: "j"})
-		for _, u := range runs {
-			if u.Run == "r" && u.Streams == 6 {
+		a.record(half(Ingress, 9005))
+		var page Page
+		for { // until the one that was noted is there, too
+			var err error
+			if page, err = b.List(t.Context(), Query{Tenant: "t"}); err == nil &&
+				slices.ContainsFunc(page.Runs, func(u Run) bool { return u.Run == "r" && u.Streams == 6 }) {
 				return
 			}
+			select {
+			case <-tick.C:
+			case <-late.Done():
+				t.Fatalf("%+v, %v", page, err)
+			}
 		}
-		t.Errorf("%+v", runs)
 	})
 	t.Run("newer", func(t *testing.T) {
 		server.Exec(t, address, "INSERT INTO ebbgate_activity.goose_db_version (version_id, is_applied) VALUES (99, true)")

@@ -17,10 +17,15 @@ const (
 	maxWaiting = 16 << 10
 	// maxBatch bounds what one transaction writes.
 	maxBatch = 1024
-	// gather is how long halves gather that nobody waits for, gatherShort the
-	// same where somebody does.
-	gather      = 500 * time.Millisecond
-	gatherShort = 10 * time.Millisecond
+	// hold is how long a half of this process' own waits for the far one, so that
+	// the stream is written once; maxHeld bounds how many do.
+	hold    = 700 * time.Millisecond
+	maxHeld = maxWaiting / 2
+	// gather is how long halves gather that somebody waits for, gatherMany the same
+	// where there are many: then the two ends of a stream meet.
+	gather     = 10 * time.Millisecond
+	gatherMany = 60 * time.Millisecond
+	many       = 64
 	// retryFirst and retryMost are the pauses between attempts of a database that
 	// fails.
 	retryFirst = 500 * time.Millisecond
@@ -71,13 +76,16 @@ type Recorder struct {
 	most    int64 // records of each table
 	wake    chan struct{}
 
-	records records // how many there are
+	// owned by Run
+	records records          // how many there are
+	ids     map[names]string // of runs that were written lately
 
 	mu sync.Mutex
 	// guarded by mu
-	queue   []entry
-	waiting int           // halves in queue
-	eager   bool          // somebody waits for one of them
+	own     []own         // this process' own halves, oldest first
+	queue   []entry       // what others reported, oldest first
+	waiting int           // halves in both
+	closing bool          // nothing waits for anything any more
 	db      *database     // nil while there is none
 	opened  chan struct{} // closed while db is there or trouble is
 	trouble error         // why there is none, or why the last write failed
@@ -86,10 +94,23 @@ type Recorder struct {
 	told    time.Time     // when it did
 }
 
-// entry is halves that came together.
+// own is a half of this process' own.
+type own struct {
+	Half
+	since time.Time
+}
+
+// entry is halves that came together, and that somebody waits for.
 type entry struct {
 	halves []Half
-	done   chan error // has room for one; nil: nobody waits
+	done   chan error // has room for one
+	since  time.Time
+}
+
+// batch is what one transaction writes.
+type batch struct {
+	own      []own
+	reported []entry
 }
 
 // New makes a recorder; it does no I/O.
@@ -113,7 +134,13 @@ func New(cfg Config) *Recorder {
 // dropped, counted and logged.
 func (r *Recorder) Note(h Half) {
 	r.mu.Lock()
-	full := !r.pushLocked(entry{halves: []Half{h}})
+	full := !r.fitsLocked(1)
+	if !full {
+		r.own = append(r.own, own{h, time.Now()})
+		if n := len(r.own); n == 1 || n == maxHeld {
+			r.rouse()
+		}
+	}
 	count := 0
 	if full {
 		r.lost++
@@ -136,10 +163,14 @@ func (r *Recorder) Record(ctx context.Context, halves []Half) error {
 	if len(halves) == 0 {
 		return nil
 	}
-	e := entry{halves: halves, done: make(chan error, 1)}
+	e := entry{halves: halves, done: make(chan error, 1), since: time.Now()}
 	r.mu.Lock()
 	trouble := r.trouble
-	pushed := trouble == nil && r.pushLocked(e)
+	pushed := trouble == nil && r.fitsLocked(len(halves))
+	if pushed {
+		r.queue = append(r.queue, e)
+		r.rouse()
+	}
 	r.mu.Unlock()
 	switch {
 	case trouble != nil:
@@ -155,19 +186,21 @@ func (r *Recorder) Record(ctx context.Context, halves []Half) error {
 	}
 }
 
-func (r *Recorder) pushLocked(e entry) bool {
-	if r.waiting+len(e.halves) > maxWaiting {
+// fitsLocked counts n more halves that wait, where there is room for them.
+func (r *Recorder) fitsLocked(n int) bool {
+	if r.waiting+n > maxWaiting {
 		return false
 	}
-	r.queue = append(r.queue, e)
-	r.waiting += len(e.halves)
-	r.eager = r.eager || e.done != nil
+	r.waiting += n
 	r.metrics.waiting.Set(float64(r.waiting))
+	return true
+}
+
+func (r *Recorder) rouse() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
-	return true
 }
 
 // Run opens the database and writes until ctx ends. Whatever fails is tried
@@ -188,6 +221,9 @@ func (r *Recorder) Run(ctx context.Context) {
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
+	r.mu.Lock()
+	r.closing = true
+	r.mu.Unlock()
 	for r.pending() {
 		if r.step(last, nil) != nil {
 			return
@@ -203,11 +239,9 @@ func (r *Recorder) close() {
 		r.trouble = errors.New("the relay stops")
 	}
 	for _, e := range r.queue {
-		if e.done != nil {
-			e.done <- unavailable(r.trouble)
-		}
+		e.done <- unavailable(r.trouble)
 	}
-	r.queue, r.waiting = nil, 0
+	r.own, r.queue, r.waiting = nil, nil, 0
 	if r.db != nil {
 		_ = r.db.close()
 		r.db = nil
@@ -238,20 +272,18 @@ func (r *Recorder) step(ctx context.Context, prune <-chan time.Time) error {
 	if r.engine.gone() {
 		return r.replace(db)
 	}
-	batch := r.take()
-	if len(batch) == 0 {
+	b := r.take(time.Now())
+	if len(b.own)+len(b.reported) == 0 {
 		return nil
 	}
-	if err := r.write(context.WithoutCancel(ctx), db, batch); err != nil {
+	if err := r.write(context.WithoutCancel(ctx), db, b); err != nil {
 		told := r.failed(ctx, db, err) // logged before those who wait hear of it
-		r.putBack(batch, err)
+		r.putBack(b, err)
 		return told
 	}
 	r.settled()
-	for _, e := range batch {
-		if e.done != nil {
-			e.done <- nil
-		}
+	for _, e := range b.reported {
+		e.done <- nil
 	}
 	return nil
 }
@@ -259,69 +291,90 @@ func (r *Recorder) step(ctx context.Context, prune <-chan time.Time) error {
 func (r *Recorder) pending() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.queue) > 0
+	return len(r.own)+len(r.queue) > 0
 }
 
-// gather lets more come, so that one transaction writes them all.
+// gather lets more come, so that one transaction writes them all, and each stream
+// once.
 func (r *Recorder) gather(ctx context.Context) {
-	until := time.Now().Add(gather)
 	for ctx.Err() == nil {
 		r.mu.Lock()
-		eager, many := r.eager, r.waiting >= maxBatch
+		wait := r.restLocked(time.Now())
 		r.mu.Unlock()
-		if eager {
-			r.sleep(ctx, gatherShort)
-		}
-		if eager || many {
+		if wait <= 0 {
 			return
 		}
-		timer := time.NewTimer(time.Until(until))
+		timer := time.NewTimer(wait)
 		select {
 		case <-r.wake:
-			timer.Stop()
 		case <-timer.C:
-			return
 		case <-ctx.Done():
-			timer.Stop()
 		}
+		timer.Stop()
 	}
 }
 
-// take takes a batch out of the queue.
-func (r *Recorder) take() (batch []entry) {
+// restLocked is how long nothing has to be written yet.
+func (r *Recorder) restLocked(now time.Time) time.Duration {
+	reported := r.waiting - len(r.own)
+	switch {
+	case r.closing, reported >= maxBatch, len(r.own) >= maxHeld:
+		return 0
+	case len(r.queue) > 0 && reported >= many:
+		return gatherMany - now.Sub(r.queue[0].since)
+	case len(r.queue) > 0:
+		return gather - now.Sub(r.queue[0].since)
+	case len(r.own) > 0:
+		return hold - now.Sub(r.own[0].since)
+	}
+	return 0
+}
+
+// take takes what is to be written now: what was reported, with our own halves of
+// these streams, and those of our own that waited long enough.
+func (r *Recorder) take(now time.Time) (b batch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	halves := 0
+	far := make(map[[16]byte]struct{})
+	n := 0
 	for i, e := range r.queue {
-		if halves += len(e.halves); i > 0 && halves > maxBatch {
+		if n += len(e.halves); i > 0 && n > maxBatch {
 			break
 		}
-		batch = append(batch, e)
+		b.reported = append(b.reported, e)
 		r.waiting -= len(e.halves)
+		for j := range e.halves {
+			far[e.halves[j].UUID] = struct{}{}
+		}
 	}
-	r.queue = append([]entry(nil), r.queue[len(batch):]...)
-	r.eager = false
-	for _, e := range r.queue {
-		r.eager = r.eager || e.done != nil
+	r.queue = append([]entry(nil), r.queue[len(b.reported):]...)
+	all := r.closing || len(r.own) >= maxHeld
+	kept := r.own[:0]
+	for i := range r.own {
+		h := &r.own[i]
+		_, met := far[h.UUID]
+		if len(b.own) < maxBatch && (met || all || now.Sub(h.since) >= hold) {
+			b.own = append(b.own, *h)
+		} else {
+			kept = append(kept, *h)
+		}
 	}
+	clear(r.own[len(kept):])
+	r.own = kept
+	r.waiting -= len(b.own)
 	r.metrics.waiting.Set(float64(r.waiting))
-	return batch
+	return b
 }
 
 // putBack keeps what was not written for the next attempt; who waits is told.
-func (r *Recorder) putBack(batch []entry, err error) {
+func (r *Recorder) putBack(b batch, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var kept []entry
-	for _, e := range batch {
-		if e.done != nil {
-			e.done <- unavailable(err)
-			continue
-		}
-		kept = append(kept, e)
-		r.waiting += len(e.halves)
+	for _, e := range b.reported {
+		e.done <- unavailable(err)
 	}
-	r.queue = append(kept, r.queue...)
+	r.own = append(b.own, r.own...)
+	r.waiting += len(b.own)
 }
 
 func (r *Recorder) sleep(ctx context.Context, d time.Duration) {
@@ -412,10 +465,7 @@ func (r *Recorder) suspect(db *database, err error) {
 		r.broken = err
 	}
 	r.mu.Unlock()
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	r.rouse()
 }
 
 // damage is what a reading found, once.

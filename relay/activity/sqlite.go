@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -52,9 +53,28 @@ func migrations() fs.FS {
 // database is an open database: one connection that writes, some that read.
 type database struct {
 	write, read *sql.DB
+	statements  map[string]*sql.Stmt // prepared for write, by text; what is missing each transaction prepares
 }
 
 func (d *database) close() error { return errors.Join(d.write.Close(), d.read.Close()) }
+
+// numbered are the places for values, which the statements that write have once
+// each and in their order.
+var numbered = regexp.MustCompile(`\$[0-9]+`)
+
+// prepare prepares the statements that write. Places have no numbers here: SQLite
+// takes $1 for a name, and looks for it among all others each time.
+func (d *database) prepare(ctx context.Context) error {
+	d.statements = make(map[string]*sql.Stmt)
+	for _, text := range writingStatements() {
+		s, err := d.write.PrepareContext(ctx, numbered.ReplaceAllLiteralString(text, "?"))
+		if err != nil {
+			return err
+		}
+		d.statements[text] = s
+	}
+	return nil
+}
 
 // readers is how many may read at once.
 const readers = 4
@@ -83,7 +103,7 @@ func (f *file) open(ctx context.Context) (*database, error) {
 		f.opened, err = os.Stat(f.path)
 	}
 	if err == nil {
-		_, err = d.write.ExecContext(ctx, "SELECT id, lost_hop FROM runs LIMIT 1") // the tables are those
+		err = d.prepare(ctx) // the tables are those
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.close())

@@ -40,13 +40,33 @@ func halfStatement(s, other Side) string {
 		set = append(set, name+" = excluded."+name)
 	}
 	return fmt.Sprintf("INSERT INTO streams (run, uuid, recorded, %s) VALUES (%s) ON CONFLICT (run, uuid) DO UPDATE SET %s WHERE streams.%s_reason = '' RETURNING %s",
-		strings.Join(columnsOf(s), ", "), marks(3+len(sideColumns)), strings.Join(set, ", "), s, strings.Join(columnsOf(other), ", "))
+		strings.Join(columnsOf(s), ", "), marks(1, 3+len(sideColumns)), strings.Join(set, ", "), s, strings.Join(columnsOf(other), ", "))
 }
 
-func marks(n int) string {
+// rowsAtOnce are how many streams one statement writes, largest first.
+var rowsAtOnce = []int{64, 8, 1}
+
+// insertStreams puts streams in that are not there yet, so many, and gives the
+// keys of these.
+var insertStreams = func() map[int]string {
+	texts := make(map[int]string)
+	width := 3 + 2*len(sideColumns)
+	for _, n := range rowsAtOnce {
+		values := make([]string, n)
+		for i := range values {
+			values[i] = "(" + marks(1+i*width, width) + ")"
+		}
+		texts[n] = fmt.Sprintf("INSERT INTO streams (run, uuid, recorded, %s, %s) VALUES %s ON CONFLICT (run, uuid) DO NOTHING RETURNING run, uuid",
+			strings.Join(columnsOf(Ingress), ", "), strings.Join(columnsOf(Node), ", "), strings.Join(values, ", "))
+	}
+	return texts
+}()
+
+// marks are n places for values, from the one of a number on.
+func marks(first, n int) string {
 	list := make([]string, n)
 	for i := range list {
-		list[i] = fmt.Sprintf("$%d", i+1)
+		list[i] = fmt.Sprintf("$%d", first+i)
 	}
 	return strings.Join(list, ", ")
 }
@@ -63,12 +83,13 @@ type change struct {
 	lostReason, lostHop            string
 }
 
-// move takes one verdict of a stream out of the run and another one in.
-func (c *change) move(was, is *verdict) {
+// move takes one verdict of a stream out of the run and another one in, which is
+// of both sides or of one. A new stream has none before.
+func (c *change) move(was, is *verdict, sides int) {
 	if was == nil {
 		was = &verdict{}
 		c.streams++
-		c.oneSided++
+		c.oneSided += int64(2 - sides)
 	} else {
 		c.results[was.result]--
 		c.oneSided--
@@ -109,38 +130,70 @@ ON CONFLICT (id) DO UPDATE SET
  lost_reason = CASE WHEN excluded.lost_reason = '' THEN runs.lost_reason ELSE excluded.lost_reason END,
  lost_hop = CASE WHEN excluded.lost_reason = '' THEN runs.lost_hop ELSE excluded.lost_hop END`
 
-// placed is a half with its keys.
-type placed struct {
-	*Half
+// stream is what a batch knows of one: a half, or both.
+type stream struct {
 	run, uuid string
+	halves    [2]*Half // by side
 }
 
-// write writes a batch in one transaction: each half into its stream, and what
-// that changes into the runs. Rows are locked in one order, so that two relays
-// never wait for each other in a circle.
-func (r *Recorder) write(ctx context.Context, db *database, batch []entry) error {
-	var list []placed
-	for _, e := range batch {
+// any is one of its halves.
+func (s *stream) any() *Half { return cmp.Or(s.halves[Ingress], s.halves[Node]) }
+
+// streams brings the halves of a batch together; a half that comes twice counts as
+// repeated. They are in the order in which all relays lock rows.
+func (r *Recorder) streams(b batch) (list []stream, repeats int) {
+	at := make(map[streamKey]int)
+	add := func(h *Half) {
+		key := streamKey{r.runID(h), h.UUID}
+		i, ok := at[key]
+		if !ok {
+			i = len(list)
+			at[key] = i
+			list = append(list, stream{run: key.run, uuid: h.uuidText()})
+		}
+		if list[i].halves[h.Side] != nil {
+			repeats++
+			return
+		}
+		list[i].halves[h.Side] = h
+	}
+	for i := range b.own {
+		add(&b.own[i].Half)
+	}
+	for _, e := range b.reported {
 		for i := range e.halves {
-			h := &e.halves[i]
-			list = append(list, placed{h, h.runID(), h.uuidText()})
+			add(&e.halves[i])
 		}
 	}
-	slices.SortStableFunc(list, func(a, b placed) int { return cmp.Or(strings.Compare(a.run, b.run), strings.Compare(a.uuid, b.uuid)) })
+	slices.SortFunc(list, func(a, b stream) int { return cmp.Or(strings.Compare(a.run, b.run), strings.Compare(a.uuid, b.uuid)) })
+	return list, repeats
+}
+
+type streamKey struct {
+	run  string
+	uuid [16]byte
+}
+
+// write writes a batch in one transaction: first the streams that nobody heard of
+// before, many at once, then the halves of those that are there, then what that
+// changes into the runs. Each time rows are locked in one order, so that two relays
+// never wait for each other in a circle.
+func (r *Recorder) write(ctx context.Context, db *database, b batch) error {
+	list, repeats := r.streams(b)
 	tx, err := db.write.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }()
-	w := &writing{recorded: r.cfg.Now().UnixMicro(), changes: make(map[string]*change), results: make(map[string]int)}
-	if err := w.write(ctx, tx, list); err != nil {
+	w := &writing{recorded: r.cfg.Now().UnixMicro(), db: db, tx: tx, statements: make(map[string]*sql.Stmt), repeats: repeats, changes: make(map[string]*change), results: make(map[string]int)}
+	if err := w.write(ctx, list); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
 		return err
 	}
 	r.added(w)
-	r.metrics.halves.WithLabelValues(recorded).Add(float64(len(list) - w.repeats))
+	r.metrics.halves.WithLabelValues(recorded).Add(float64(w.halves))
 	r.metrics.halves.WithLabelValues(repeated).Add(float64(w.repeats))
 	for result, n := range w.results {
 		r.metrics.results.WithLabelValues(result).Add(float64(n))
@@ -156,8 +209,12 @@ func (r *Recorder) write(ctx context.Context, db *database, batch []entry) error
 // writing is one transaction.
 type writing struct {
 	recorded    int64
-	changes     map[string]*change // by run
-	streams     int64              // new ones
+	db          *database
+	tx          *sql.Tx
+	statements  map[string]*sql.Stmt // of the transaction, by text
+	changes     map[string]*change   // by run
+	streams     int64                // new ones
+	halves      int                  // new ones
 	repeats     int
 	results     map[string]int
 	differences []difference
@@ -168,26 +225,163 @@ type difference struct {
 	half *Half
 }
 
-func (w *writing) write(ctx context.Context, tx *sql.Tx, list []placed) error {
-	var statements [2]*sql.Stmt
-	for side, text := range insertHalf {
-		s, err := tx.PrepareContext(ctx, text)
+// writingStatements are the texts of what a transaction does.
+func writingStatements() []string {
+	return append(slices.Collect(maps.Values(insertStreams)), insertHalf[Ingress], insertHalf[Node], insertRun)
+}
+
+// statement gives a statement of the transaction, which closes it.
+func (w *writing) statement(ctx context.Context, text string) (*sql.Stmt, error) {
+	s := w.statements[text]
+	if s != nil {
+		return s, nil
+	}
+	if prepared := w.db.statements[text]; prepared != nil {
+		s = w.tx.StmtContext(ctx, prepared)
+	} else {
+		var err error
+		if s, err = w.tx.PrepareContext(ctx, text); err != nil {
+			return nil, err
+		}
+	}
+	w.statements[text] = s
+	return s, nil
+}
+
+func (w *writing) write(ctx context.Context, list []stream) error {
+	var known []stream
+	for rest := list; len(rest) > 0; {
+		n := rowsAtOnce[slices.IndexFunc(rowsAtOnce, func(n int) bool { return n <= len(rest) })]
+		there, err := w.insert(ctx, rest[:n])
 		if err != nil {
 			return err
 		}
-		defer s.Close()
-		statements[side] = s
+		known, rest = append(known, there...), rest[n:]
 	}
-	for _, h := range list {
-		if err := w.put(ctx, statements[h.Side], h); err != nil {
-			return err
+	for i := range known {
+		for _, h := range known[i].halves {
+			if h == nil {
+				continue
+			}
+			if err := w.put(ctx, &known[i], h); err != nil {
+				return err
+			}
 		}
 	}
-	run, err := tx.PrepareContext(ctx, insertRun)
+	return w.addUp(ctx)
+}
+
+// insert puts streams in, and gives those that were there.
+func (w *writing) insert(ctx context.Context, list []stream) (there []stream, err error) {
+	statement, err := w.statement(ctx, insertStreams[len(list)])
+	if err != nil {
+		return nil, err
+	}
+	args := make([]any, 0, len(list)*(3+2*len(sideColumns)))
+	for i := range list {
+		args = append(args, list[i].run, list[i].uuid, w.recorded)
+		for _, h := range list[i].halves {
+			own := side{}
+			if h != nil {
+				own = h.side()
+			}
+			args = append(args, own.values()...)
+		}
+	}
+	rows, err := statement.QueryContext(ctx, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	fresh := make(map[[2]string]bool, len(list))
+	for rows.Next() {
+		var key [2]string
+		if err := rows.Scan(&key[0], &key[1]); err != nil {
+			return nil, err
+		}
+		fresh[key] = true
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	for i := range list {
+		if s := &list[i]; fresh[[2]string{s.run, s.uuid}] {
+			w.begin(s)
+		} else {
+			there = append(there, *s)
+		}
+	}
+	return there, nil
+}
+
+// begin counts a new stream.
+func (w *writing) begin(s *stream) {
+	var sides [2]side
+	n := 0
+	for i, h := range s.halves {
+		if h != nil {
+			sides[i] = h.side()
+			n++
+		}
+	}
+	w.streams++
+	w.count(s, nil, sides, n)
+	w.halves += n
+}
+
+// put puts one half into its stream, which is there.
+func (w *writing) put(ctx context.Context, s *stream, h *Half) error {
+	insert, err := w.statement(ctx, insertHalf[h.Side])
 	if err != nil {
 		return err
 	}
-	defer run.Close()
+	var sides [2]side
+	own, other := &sides[h.Side], &sides[1-h.Side]
+	*own = h.side()
+	err = insert.QueryRowContext(ctx, append([]any{s.run, s.uuid, w.recorded}, own.values()...)...).Scan(other.places()...)
+	if errors.Is(err, sql.ErrNoRows) {
+		w.repeats++
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	w.halves++
+	if !other.there() { // it was pruned a moment ago
+		w.streams++
+		w.count(s, nil, sides, 1)
+		return nil
+	}
+	before := sides
+	before[h.Side] = side{}
+	was := judge(before[Ingress], before[Node])
+	w.count(s, &was, sides, 2)
+	return nil
+}
+
+// count changes the stream's run by what is known of it now.
+func (w *writing) count(s *stream, was *verdict, sides [2]side, n int) {
+	is := judge(sides[Ingress], sides[Node])
+	c := w.changes[s.run]
+	if c == nil {
+		c = &change{half: s.any(), id: s.run, started: is.started, ended: is.ended, results: make(map[string]int64)}
+		w.changes[s.run] = c
+	}
+	c.move(was, &is, n)
+	if was == nil || was.result != is.result {
+		w.results[is.result]++
+	}
+	if is.result == Differs {
+		w.differences = append(w.differences, difference{differenceOf(s.uuid, sides[Ingress], sides[Node]), s.any()})
+	}
+}
+
+// addUp adds the changes to the runs.
+func (w *writing) addUp(ctx context.Context) error {
+	run, err := w.statement(ctx, insertRun)
+	if err != nil {
+		return err
+	}
 	for _, id := range slices.Sorted(maps.Keys(w.changes)) {
 		c := w.changes[id]
 		h := c.half
@@ -196,48 +390,6 @@ func (w *writing) write(ctx context.Context, tx *sql.Tx, list []placed) error {
 			c.failedReason, c.failedHop, c.lostReason, c.lostHop); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// put puts one half into its stream.
-func (w *writing) put(ctx context.Context, insert *sql.Stmt, h placed) error {
-	own := h.side()
-	var other side
-	err := insert.QueryRowContext(ctx, append([]any{h.run, h.uuid, w.recorded}, own.values()...)...).Scan(other.places()...)
-	if errors.Is(err, sql.ErrNoRows) {
-		w.repeats++
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	ingress, node := own, other
-	var before *verdict
-	if h.Side == Node {
-		ingress, node = other, own
-	}
-	is := judge(ingress, node)
-	if other.there() {
-		was := judge(ingress, side{})
-		if h.Side == Ingress {
-			was = judge(side{}, node)
-		}
-		before = &was
-	} else {
-		w.streams++
-	}
-	c := w.changes[h.run]
-	if c == nil {
-		c = &change{half: h.Half, id: h.run, started: is.started, ended: is.ended, results: make(map[string]int64)}
-		w.changes[h.run] = c
-	}
-	c.move(before, &is)
-	if before == nil || before.result != is.result {
-		w.results[is.result]++
-	}
-	if is.result == Differs {
-		w.differences = append(w.differences, difference{differenceOf(h.uuid, ingress, node), h.Half})
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ type Listener struct {
 
 // Listen listens on a TCP address for jobs.
 func Listen(ctx context.Context, address string) (*Listener, error) {
-	config := net.ListenConfig{Control: lingerZero}
+	config := net.ListenConfig{Control: armListener, KeepAlive: acceptedKeepAlive}
 	l, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("ingress: %w", err)
@@ -62,6 +62,7 @@ func (l *Listener) SetRules(r Rules) { l.rules.Store(&r) }
 type armedConn struct {
 	bundle.Socket // *net.TCPConn or *secureSocket: what a stream is carried on
 	armed         atomic.Bool
+	loose         atomic.Bool                   // it was, or may have been, told to close well
 	answer        atomic.Pointer[chan struct{}] // closed once there is one; nil: nobody waits for it
 
 	mu sync.Mutex
@@ -106,13 +107,20 @@ func (c *armedConn) reset() {
 // disarm lets the connection close well.
 func (c *armedConn) disarm() {
 	c.armed.Store(false)
+	c.loosen()
+}
+
+func (c *armedConn) loosen() {
+	c.loose.Store(true)
 	_ = c.SetLinger(-1)
 }
 
 // arm makes the socket reset when it closes, from now on.
 func (c *armedConn) arm() {
 	c.armed.Store(true)
-	_ = c.SetLinger(0)
+	if c.loose.Swap(false) {
+		_ = c.SetLinger(0)
+	}
 }
 
 // Read is net/http's, which takes the end of a job's bytes for the end of the job.
@@ -174,7 +182,7 @@ func (c *armedConn) whileOpen(ctx context.Context) (watched context.Context, don
 // Write is an answer of the ingress itself: it must arrive.
 func (c *armedConn) Write(p []byte) (int, error) {
 	if !c.armed.Load() {
-		_ = c.SetLinger(-1)
+		c.loosen()
 	}
 	return c.Socket.Write(p)
 }
@@ -217,7 +225,9 @@ func (g *gate) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		tcp := conn.(*net.TCPConn)
-		_ = tcp.SetLinger(0) // where the listener's option is not inherited
+		if !inherits {
+			_ = tcp.SetLinger(0)
+		}
 		rules := g.rules.Load()
 		if !rules.allow(tcp.RemoteAddr()) {
 			g.refused(tcp.RemoteAddr())
@@ -228,6 +238,7 @@ func (g *gate) Accept() (net.Conn, error) {
 		if rules != nil && rules.TLS != nil {
 			_ = tcp.SetDeadline(time.Now().Add(handshakeTime))
 			sock.Socket = newSecureSocket(tcp, func(c net.Conn) *tls.Conn { return tls.Server(c, rules.TLS) })
+			sock.loose.Store(true) // by its handshake
 		}
 		sock.onClose(func() { <-g.slots })
 		return sock, nil

@@ -2,7 +2,12 @@ package ingress
 
 import "syscall"
 
-func lingerZero(_, _ string, raw syscall.RawConn) (err error) {
+const inherits = false
+
+// acceptedKeepAlive is as package net does it.
+const acceptedKeepAlive = 0
+
+func armListener(_, _ string, raw syscall.RawConn) (err error) {
 	controlErr := raw.Control(func(fd uintptr) {
 		err = syscall.SetsockoptLinger(syscall.Handle(fd), syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
 	})

@@ -15,7 +15,9 @@ import (
 // on it, whose handshake comes with the first Read or Write. conn is a
 // *net.TCPConn, or has one below itself that its NetConn leads to.
 func Secure(conn net.Conn, server func(net.Conn) *tls.Conn) net.Conn {
-	return &armedConn{Socket: newSecureSocket(conn, server)}
+	c := &armedConn{Socket: newSecureSocket(conn, server)}
+	c.loose.Store(true)
+	return c
 }
 
 // WithConn is a context for the requests of a connection that [Secure] made, for
