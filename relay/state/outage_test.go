@@ -86,8 +86,14 @@ func TestOutages(t *testing.T) {
 		{"database gone", func() {
 			server.Stop()
 			check(server.Restart())
-			server.Exec(t, "postgres", "ALTER DATABASE "+filepath.Base(url)+" RENAME TO elsewhere")
-		}, func() { server.Exec(t, "postgres", "ALTER DATABASE elsewhere RENAME TO "+filepath.Base(url)) }, "no such database", false},
+			name := filepath.Base(url)
+			server.Exec(t, "postgres", "ALTER DATABASE "+name+" ALLOW_CONNECTIONS false") // the relays are quick to come back
+			server.Exec(t, "postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '"+name+"'")
+			server.Exec(t, "postgres", "ALTER DATABASE "+name+" RENAME TO elsewhere")
+		}, func() {
+			server.Exec(t, "postgres", "ALTER DATABASE elsewhere RENAME TO "+filepath.Base(url))
+			server.Exec(t, "postgres", "ALTER DATABASE "+filepath.Base(url)+" ALLOW_CONNECTIONS true")
+		}, "no such database", false},
 	} {
 		before := content(a)
 		outage.begin()
