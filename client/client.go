@@ -154,7 +154,7 @@ func New(cfg Config) (*Client, error) {
 	if c.carriers, err = parseCarriers(cfg.Carriers); err != nil {
 		return nil, err
 	}
-	if c.proxy, err = proxycfg.New(proxycfg.Settings{Mode: proxycfg.ModeSystem, Environment: cfg.Environment}, cfg.Logger); err != nil {
+	if c.proxy, err = proxycfg.New(proxycfg.Settings{Mode: proxycfg.ModeSystem, Environment: cfg.Environment, Control: bundle.BeginCongestion}, cfg.Logger); err != nil {
 		return nil, err
 	}
 	if cfg.Token != "" {

@@ -2,8 +2,11 @@ package client
 
 import (
 	"context"
+	"errors"
 	"net"
 	"syscall"
+
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
 // Listen listens on a TCP address for a job's connections. They have SO_LINGER
@@ -11,7 +14,9 @@ import (
 // end that looks like the store's. Who can reach the port can reach the store
 // with the job's rights, so a port on loopback serves every user of the machine.
 func Listen(ctx context.Context, address string) (*net.TCPListener, error) {
-	config := net.ListenConfig{Control: lingerZero}
+	config := net.ListenConfig{Control: func(network, address string, raw syscall.RawConn) error {
+		return errors.Join(lingerZero(network, address, raw), bundle.BeginCongestion(network, address, raw))
+	}}
 	ln, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, &Error{

@@ -253,7 +253,7 @@ func (d *dialer) connectTCP(ctx context.Context, st config.Store, to netip.AddrP
 			if _, ok := check(st, d.guards, at); !ok {
 				return errChecked
 			}
-			return setLingerZero(rc)
+			return errors.Join(setLingerZero(rc), bundle.BeginCongestion("tcp", address, rc))
 		},
 	}
 	conn, err := nd.DialTCP(ctx, "tcp", netip.AddrPort{}, to)

@@ -14,6 +14,8 @@ import (
 	"github.com/ebbgate/ebbgate/config"
 	"github.com/ebbgate/ebbgate/proxycfg"
 	"github.com/ebbgate/ebbgate/tunnel"
+
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
 // defaultPort is where relays are unless something else is said.
@@ -28,7 +30,8 @@ func newProxy(file *config.Connector, environment func(string) string, logger *s
 		environment = os.Getenv
 	}
 	set := proxycfg.Settings{
-		Mode: proxycfg.Mode(file.Proxy.Mode), URL: file.Proxy.URL, Username: file.Proxy.Username, PasswordFile: file.Proxy.PasswordFile,
+		Control: bundle.BeginCongestion,
+		Mode:    proxycfg.Mode(file.Proxy.Mode), URL: file.Proxy.URL, Username: file.Proxy.Username, PasswordFile: file.Proxy.PasswordFile,
 		Bypass: file.Proxy.Bypass, StateDir: file.StateDir, Environment: environment,
 	}
 	for _, a := range file.Proxy.Auth {

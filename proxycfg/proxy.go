@@ -54,7 +54,7 @@ func New(set Settings, logger *slog.Logger) (*Proxy, error) {
 	}
 	p := &Proxy{reach: reach{
 		lookup: net.DefaultResolver.LookupNetIP,
-		dial:   (&net.Dialer{}).DialContext,
+		dial:   (&net.Dialer{Control: set.Control}).DialContext,
 	}}
 	var err error
 	if p.bypass, err = parseBypass(set.Bypass); err != nil {

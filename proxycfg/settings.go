@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // Mode says where the proxy comes from.
@@ -66,6 +67,9 @@ type Settings struct {
 	// Environment looks up an environment variable for ModeSystem; nil: nothing
 	// is set. Programs pass os.Getenv.
 	Environment func(string) string
+	// Control is called for each socket before it connects, as that of
+	// [net.Dialer]; nil: nothing is.
+	Control func(network, address string, raw syscall.RawConn) error
 }
 
 // printed is Settings as they may be seen.

@@ -309,7 +309,7 @@ func (r *Relay) listen(ctx context.Context) (l *listeners, err error) {
 // same address and the system chooses the port, they get the same one: a port
 // that is free for TCP may be taken for UDP, and another one is tried then.
 func (l *listeners) listenBoth(ctx context.Context, at config.RelayListen) (err error) {
-	var listen net.ListenConfig
+	listen := net.ListenConfig{Control: bundle.BeginCongestion}
 	for try := 1; ; try++ {
 		if l.tls, err = listen.Listen(ctx, "tcp", string(at.TLS)); err != nil {
 			return listenError("listen.tls", err)

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
 // DialCarrier makes a link on one carrier.
@@ -126,7 +128,7 @@ func (d *Dialer) dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 	if d.DialTCP != nil {
 		return d.DialTCP(ctx, "tcp", addr)
 	}
-	direct := net.Dialer{Timeout: handshakeTimeout}
+	direct := net.Dialer{Timeout: handshakeTimeout, Control: bundle.BeginCongestion}
 	return direct.DialContext(ctx, "tcp", addr)
 }
 

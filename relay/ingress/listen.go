@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
@@ -46,7 +47,12 @@ type Listener struct {
 
 // Listen listens on a TCP address for jobs.
 func Listen(ctx context.Context, address string) (*Listener, error) {
-	config := net.ListenConfig{Control: armListener, KeepAlive: acceptedKeepAlive}
+	config := net.ListenConfig{
+		Control: func(network, address string, raw syscall.RawConn) error {
+			return errors.Join(armListener(network, address, raw), bundle.BeginCongestion(network, address, raw))
+		},
+		KeepAlive: acceptedKeepAlive,
+	}
 	l, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("ingress: %w", err)

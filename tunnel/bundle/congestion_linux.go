@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,20 @@ func SettleCongestion(conn net.Conn) {
 			_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, fits)
 		}
 	})
+}
+
+// BeginCongestion gives a socket that is not connected yet Cubic where the system's
+// default is BBR, until SettleCongestion knows the path: a connection on which BBR
+// began is paced by timers to its end, whatever takes its place. The connections
+// of a listening socket get what it has. It is a Control for [net.Dialer] and
+// [net.ListenConfig], and never fails.
+func BeginCongestion(_, _ string, raw syscall.RawConn) error {
+	_ = raw.Control(func(fd uintptr) {
+		if now, err := unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION); err == nil && now == "bbr" {
+			_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "cubic")
+		}
+	})
+	return nil
 }
 
 // unsentLong is how many bytes the kernel takes on long paths before it can send

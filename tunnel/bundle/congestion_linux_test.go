@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"net"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -62,5 +63,39 @@ func TestCongestionOfAShortPath(t *testing.T) {
 				t.Errorf("%s became %q, want %q", c.before, got, c.after)
 			}
 		})
+	}
+}
+
+// A socket that would begin with BBR begins with Cubic, and the connections of a listening one, too: no timer paces
+// them on a short path.
+func TestCongestionFromTheBeginning(t *testing.T) {
+	begin := func(network, address string, raw syscall.RawConn) (err error) {
+		_ = raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "bbr")
+		})
+		if err != nil {
+			t.Skipf("SKIPPED: this kernel has no bbr: %v", err)
+		}
+		return BeginCongestion(network, address, raw)
+	}
+	l, err := (&net.ListenConfig{Control: begin}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dialled, err := (&net.Dialer{Control: begin}).DialContext(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dialled.Close()
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	for name, conn := range map[string]net.Conn{"dialled": dialled, "accepted": accepted} {
+		if got := congestionOf(t, conn); got != "cubic" {
+			t.Errorf("the %s connection has %s", name, got)
+		}
 	}
 }

@@ -2,7 +2,13 @@
 
 package bundle
 
-import "net"
+import (
+	"net"
+	"syscall"
+)
 
 // SettleCongestion leaves the system's choice, here.
 func SettleCongestion(net.Conn) {}
+
+// BeginCongestion leaves it, too.
+func BeginCongestion(_, _ string, _ syscall.RawConn) error { return nil }
