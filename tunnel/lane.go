@@ -85,6 +85,29 @@ func (l *LaneConn) Write(p []byte) (int, error) {
 	return n, l.records.flush()
 }
 
+// WriteNow writes frames as far as that needs no waiting. left: the rest is to be
+// written with Flush, before anything else is.
+func (l *LaneConn) WriteNow(frames ...[]byte) (left bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, frame := range frames {
+		if len(frame) == 0 {
+			continue
+		}
+		if _, err := l.Conn.Write(frame); err != nil {
+			return false, err
+		}
+	}
+	return l.records.flushNow()
+}
+
+// Flush writes what WriteNow left.
+func (l *LaneConn) Flush() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.records.flush()
+}
+
 // Close says goodbye where nobody is writing, and closes.
 func (l *LaneConn) Close() error {
 	if l.mu.TryLock() {
@@ -113,4 +136,10 @@ func (c *laneRecords) flush() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.recordConn.flush()
+}
+
+func (c *laneRecords) flushNow() (left bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.recordConn.flushNow()
 }

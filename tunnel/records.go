@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
 const (
@@ -29,9 +31,11 @@ type recordConn struct {
 	in        *bufio.Reader // nil until gather
 	gathering bool
 
-	mu   sync.Mutex // crypto/tls also writes when it reads: alerts, key updates
-	out  []byte
-	sent recordCount
+	mu     sync.Mutex // crypto/tls also writes when it reads: alerts, key updates
+	out    []byte
+	passed int // of out, with the kernel
+	sent   recordCount
+	prompt *bundle.Prompt // of Conn, where it can write without waiting
 }
 
 func newRecordConn(conn net.Conn) *recordConn { return &recordConn{Conn: conn, wear: newWear()} }
@@ -40,6 +44,11 @@ func newRecordConn(conn net.Conn) *recordConn { return &recordConn{Conn: conn, w
 // to read at once.
 func (c *recordConn) gather(ahead int) {
 	c.in, c.gathering = bufio.NewReaderSize(c.Conn, ahead), true
+	below := c.Conn
+	if peeked, ok := below.(*Peeked); ok { // it only passes on what is written
+		below = peeked.Conn
+	}
+	c.prompt = bundle.NewPrompt(below)
 }
 
 // NetConn is the connection under it.
@@ -72,12 +81,32 @@ func (c *recordConn) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	_, err := c.Conn.Write(c.out)
-	c.out = c.out[:0]
+	_, err := c.Conn.Write(c.out[c.passed:])
+	c.flushed()
+	return err
+}
+
+// flushNow is flush as far as the kernel takes records at once; it tells whether
+// some are left.
+func (c *recordConn) flushNow() (left bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.prompt == nil || len(c.out) == 0 {
+		return len(c.out) > 0, nil
+	}
+	n, err := c.prompt.WriteNow(c.out[c.passed:])
+	if c.passed += n; c.passed < len(c.out) && err == nil {
+		return true, nil
+	}
+	c.flushed()
+	return false, err
+}
+
+func (c *recordConn) flushed() {
+	c.out, c.passed = c.out[:0], 0
 	if cap(c.out) > keptOut {
 		c.out = nil
 	}
-	return err
 }
 
 // frameConn lies above crypto/tls and under yamux, which writes a frame's header

@@ -90,6 +90,32 @@ type Socket interface {
 	SetLinger(sec int) error
 }
 
+// promptSocket is one that can be written without waiting: n < len(p) without an
+// error means that it takes no more now.
+type promptSocket interface {
+	WriteNow(p []byte) (n int, err error)
+}
+
+// promptOf is sock's way to be written without waiting; nil: it has none.
+func promptOf(sock Socket) promptSocket {
+	if s, ok := sock.(promptSocket); ok {
+		return s
+	}
+	if p := NewPrompt(sock); p != nil {
+		return p
+	}
+	return nil
+}
+
+// PromptConn is a lane's connection that can write without waiting.
+type PromptConn interface {
+	net.Conn
+	// WriteNow writes frames as far as that needs no waiting. left: the rest is
+	// to be written with Flush, before anything else is.
+	WriteNow(frames ...[]byte) (left bool, err error)
+	Flush() error
+}
+
 // Limits of the protocol.
 const (
 	// maxChunk is the most bytes that one DATA frame carries.

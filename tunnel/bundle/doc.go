@@ -43,5 +43,10 @@
 // bundle guards all state and is never held across I/O. Readers never wait for
 // writers.
 //
+// Who has bytes in hand writes them himself where that needs no waiting: a
+// lane's reader writes to the stream's socket, and a socket's reader to a lane
+// whose writer is idle. The bytes are in that core's cache, and nobody has to be
+// woken. What does not fit is left to the goroutine whose task it is.
+//
 // The wire format is in ../PROTOCOL.md, which a test holds against this code.
 package bundle

@@ -210,7 +210,7 @@ func (s *Stream) refuseLocked(code Code, text string) {
 
 // attachLocked gives the stream its socket and writes what came before it.
 func (s *Stream) attachLocked(sock Socket) {
-	s.sock = sock
+	s.sock, s.prompt = sock, promptOf(sock)
 	s.recv.lastRead = time.Now()
 	s.drainLocked()
 }

@@ -14,6 +14,7 @@ type lane struct {
 	// static after construction
 	b      *Bundle
 	conn   net.Conn
+	prompt PromptConn // conn, where it can write without waiting
 	info   LaneInfo
 	number uint          // of the bundle's lanes, counted as they came
 	bit    uint64        // stands for the lane in its streams' reports
@@ -24,12 +25,14 @@ type lane struct {
 	body []byte
 
 	// owned by the writer, filled under b.mu
-	out []byte // control frames and small DATA
-	big *chunk // one large DATA frame, written after out
+	out  []byte // control frames and small DATA
+	big  *chunk // one large DATA frame, written after out
+	left bool   // some of what was written still has to be flushed
 
 	// guarded by b.mu
 	cond       sync.Cond // the writer waits for work
-	idle       bool
+	idle       bool      // nobody writes the lane, its writer waits
+	poked      bool      // there is more to write than who writes knows
 	dead       bool
 	closing    bool      // this lane ends soon: nothing new goes here
 	farAway    bool      // the far end said GOAWAY
@@ -113,6 +116,7 @@ func newLane(b *Bundle, conn net.Conn, info LaneInfo) *lane {
 		in:   bufio.NewReaderSize(conn, 16<<10), body: make([]byte, 32+maxGrant),
 	}
 	l.cond.L = &b.mu
+	l.prompt, _ = conn.(PromptConn)
 	if info.Direct {
 		SettleCongestion(conn)
 	}
@@ -315,6 +319,7 @@ func (l *lane) windowLocked() uint64 {
 }
 
 func (l *lane) wakeLocked() {
+	l.poked = true
 	if l.idle {
 		l.idle = false
 		l.cond.Signal()
@@ -327,7 +332,7 @@ func (l *lane) write(done chan<- struct{}) {
 	b := l.b
 	b.mu.Lock()
 	for {
-		for !l.dead && !b.fillLocked(l) {
+		for !l.dead && !l.left && !b.fillLocked(l) {
 			if l.closableLocked() {
 				b.dropLaneLocked(l, &EndError{Reason: l.replaced})
 				b.unlock()
@@ -345,15 +350,7 @@ func (l *lane) write(done chan<- struct{}) {
 		b.mu.Unlock()
 		err := l.flush()
 		b.mu.Lock()
-		if l.big != nil {
-			l.big.writtenLocked()
-			l.big = nil
-		}
-		if err != nil {
-			b.dropLaneLocked(l, &EndError{Reason: CodeLanesLost, Err: err})
-		} else {
-			l.wornLocked()
-		}
+		l.wroteLocked(err)
 		if len(b.closers) > 0 {
 			b.unlock()
 			b.mu.Lock()
@@ -361,15 +358,68 @@ func (l *lane) write(done chan<- struct{}) {
 	}
 }
 
-// flush writes what fillLocked gathered.
+// writeNowLocked does the work of the lane's writer, which waits, in the caller's
+// goroutine, once: the bytes are still in its core's cache, and nobody has to be
+// woken. What the kernel does not take at once is the writer's.
+func (l *lane) writeNowLocked() {
+	b := l.b
+	l.idle, l.poked = false, false
+	if !b.fillLocked(l) {
+		l.idle = true
+		return
+	}
+	b.mu.Unlock()
+	left, err := l.prompt.WriteNow(l.out, l.bigFrame())
+	b.mu.Lock()
+	l.left = left
+	l.wroteLocked(err)
+	l.idle = true
+	if l.left || l.poked || b.moreLocked() {
+		l.wakeLocked()
+	}
+}
+
+// wroteLocked is called after something was written.
+func (l *lane) wroteLocked(err error) {
+	if l.big != nil {
+		l.big.writtenLocked()
+		l.big = nil
+	}
+	if err != nil {
+		l.b.dropLaneLocked(l, &EndError{Reason: CodeLanesLost, Err: err})
+		return
+	}
+	l.wornLocked()
+}
+
+// bigFrame is the large DATA frame that is to be written, if there is one.
+func (l *lane) bigFrame() []byte {
+	if l.big == nil {
+		return nil
+	}
+	return l.big.buf.frame(l.big.n)
+}
+
+// flush writes what fillLocked gathered, and what was left of what was written
+// before.
 func (l *lane) flush() error {
+	if l.prompt != nil {
+		left, err := l.left, error(nil)
+		if l.left = false; !left {
+			left, err = l.prompt.WriteNow(l.out, l.bigFrame())
+		}
+		if left && err == nil {
+			err = l.prompt.Flush()
+		}
+		return err
+	}
 	if len(l.out) > 0 {
 		if _, err := l.conn.Write(l.out); err != nil {
 			return err
 		}
 	}
 	if l.big != nil {
-		if _, err := l.conn.Write(l.big.buf.frame(l.big.n)); err != nil {
+		if _, err := l.conn.Write(l.bigFrame()); err != nil {
 			return err
 		}
 	}

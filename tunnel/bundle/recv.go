@@ -34,13 +34,19 @@ type receiving struct {
 
 // piece is received bytes at an offset.
 type piece struct {
-	off uint64
-	n   int
-	buf *buffer
+	off  uint64
+	n    int
+	from int // where it begins in buf: what was before it is with the socket
+	buf  *buffer
 }
 
-func (p piece) bytes() []byte { return p.buf.data()[:p.n] }
+func (p piece) bytes() []byte { return p.buf.data()[p.from : p.from+p.n] }
 func (p piece) end() uint64   { return p.off + uint64(p.n) }
+
+// after is what is left of the piece without its first n bytes.
+func (p piece) after(n int) piece {
+	return piece{off: p.off + uint64(n), n: p.n - n, from: p.from + n, buf: p.buf}
+}
 
 // maxAhead bounds the pieces that wait for one before them.
 const maxAhead = 8192
@@ -103,6 +109,10 @@ func (s *Stream) receiveLocked(off uint64, buf *buffer, n int) {
 			s.recv.ahead = slices.Delete(s.recv.ahead, 0, 1)
 			s.appendLocked(q)
 		}
+		if s.prompt != nil && s.recv.inOrder.len() == 1 && s.drainableLocked() {
+			s.writeNowLocked()
+			return
+		}
 		s.drainLocked()
 	case off < s.recv.next:
 		buf.give()
@@ -118,7 +128,7 @@ func (s *Stream) appendLocked(p piece) {
 	s.recv.next = p.end()
 	if s.recv.inOrder.len() > 0 {
 		last := s.recv.inOrder.back()
-		free := last.buf.data()[last.n:]
+		free := last.buf.data()[last.from+last.n:]
 		if p.n <= len(free) && p.n <= smallChunk {
 			copy(free, p.bytes())
 			last.n += p.n
@@ -173,13 +183,61 @@ func (s *Stream) finLocked(final uint64, crc uint32) {
 // drainLocked starts the goroutine that writes the socket, if there is
 // something to write and it does not run.
 func (s *Stream) drainLocked() {
-	more := s.recv.inOrder.len() > 0 || s.recv.fin && s.recv.consumed == s.recv.final && !s.recv.delivered
-	if s.sock == nil || s.recv.writing || s.phase != phaseOpen || !more {
-		return
+	if s.drainableLocked() {
+		s.recv.writing = true
+		s.writers.Add(1)
+		go s.drain()
 	}
+}
+
+func (s *Stream) drainableLocked() bool {
+	more := s.recv.inOrder.len() > 0 || s.recv.fin && s.recv.consumed == s.recv.final && !s.recv.delivered
+	return more && s.sock != nil && !s.recv.writing && s.phase == phaseOpen
+}
+
+// writeNowLocked writes the one piece that is there to the socket, as far as the
+// socket takes it at once: the lane's reader does that itself while the bytes are
+// in its core's cache, and nobody has to be woken. A goroutine writes the rest.
+func (s *Stream) writeNowLocked() {
+	b := s.b
+	p := s.recv.inOrder.pop()
 	s.recv.writing = true
 	s.writers.Add(1)
-	go s.drain()
+	crc := s.recv.crc
+	b.mu.Unlock()
+	s.settleCongestion(p.n)
+	n, err := s.prompt.WriteNow(p.bytes())
+	if n > 0 {
+		crc = crc32.Update(crc, castagnoli, p.bytes()[:n])
+	}
+	b.mu.Lock()
+	if n > 0 {
+		s.consumedLocked(n, crc)
+	}
+	if n < p.n && err == nil && s.phase == phaseOpen {
+		s.recv.inOrder.pushFront(p.after(n))
+	} else {
+		p.buf.give()
+	}
+	if err != nil {
+		s.resetLocked(b.socketReset())
+	}
+	s.recv.writing = false
+	if s.drainableLocked() {
+		s.recv.writing = true
+		go s.drain()
+		return
+	}
+	s.writers.Done()
+}
+
+// settleCongestion settles the socket's congestion control before the first bulk
+// is written. Who writes the socket calls it.
+func (s *Stream) settleCongestion(n int) {
+	if n > bulkThreshold && !s.settled {
+		s.settled = true
+		SettleCongestion(s.sock)
+	}
 }
 
 // drain writes what is in order to the socket, until there is no more.
@@ -192,10 +250,7 @@ func (s *Stream) drain() {
 			p := s.recv.inOrder.pop()
 			crc := s.recv.crc
 			b.mu.Unlock()
-			if p.n > bulkThreshold && !s.settled {
-				s.settled = true
-				SettleCongestion(s.sock)
-			}
+			s.settleCongestion(p.n)
 			crc = crc32.Update(crc, castagnoli, p.bytes())
 			_, err := s.sock.Write(p.bytes())
 			p.buf.give()

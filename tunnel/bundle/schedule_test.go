@@ -52,11 +52,14 @@ func (p *path) wake() {
 	p.mu.Unlock()
 }
 
-func (p *path) write(data []byte) (n int, err error) {
+func (p *path) write(data []byte, wait bool) (n int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(data) > 0 {
 		for p.size >= pathRoom && !p.closed && !p.ended {
+			if !wait {
+				return n, nil
+			}
 			p.cond.Wait()
 		}
 		if p.closed || p.ended {
@@ -117,8 +120,39 @@ type pathConn struct {
 	in, out  *path
 }
 
+// promptPath is one that can be written without waiting.
+type promptPath struct {
+	pathConn
+	left []byte
+}
+
+func (c *promptPath) WriteNow(frames ...[]byte) (left bool, err error) {
+	if len(c.left) > 0 {
+		panic("written before what was left")
+	}
+	all := bytes.Join(frames, nil)
+	n, err := c.out.write(all, false)
+	c.left = all[n:]
+	return len(c.left) > 0 && err == nil, err
+}
+
+func (c *promptPath) Flush() error {
+	_, err := c.out.write(c.left, true)
+	c.left = nil
+	return err
+}
+
+// end makes one end of a lane.
+func (p *pairOf) end(in, out *path) net.Conn {
+	if c := (pathConn{in: in, out: out}); p.plain {
+		return c
+	} else {
+		return &promptPath{pathConn: c}
+	}
+}
+
 func (c pathConn) Read(b []byte) (int, error)       { return c.in.read(b) }
-func (c pathConn) Write(b []byte) (int, error)      { return c.out.write(b) }
+func (c pathConn) Write(b []byte) (int, error)      { return c.out.write(b, true) }
 func (c pathConn) SetDeadline(time.Time) error      { return nil }
 func (c pathConn) SetReadDeadline(time.Time) error  { return nil }
 func (c pathConn) SetWriteDeadline(time.Time) error { return nil }
@@ -148,8 +182,8 @@ func (p *pairOf) pathLane(info LaneInfo, delay func() time.Duration) testLane {
 	far, near := info, info
 	near.Local, near.Peer = relayID, nodeID
 	far.Local, far.Peer = nodeID, relayID
-	p.serving.Go(func() { _ = p.node.Serve(context.Background(), pathConn{in: l.up, out: l.down}, far) })
-	if err := p.ingress.Join(context.Background(), pathConn{in: l.down, out: l.up}, near); err != nil {
+	p.serving.Go(func() { _ = p.node.Serve(context.Background(), p.end(l.up, l.down), far) })
+	if err := p.ingress.Join(context.Background(), p.end(l.down, l.up), near); err != nil {
 		var end *EndError
 		if !errors.As(err, &end) {
 			p.t.Errorf("join: %v", err)
@@ -226,6 +260,7 @@ func schedule(t *testing.T, seed uint64) {
 	}
 	open, stores := storeServer()
 	p := newPair(t, 10*time.Minute, open)
+	p.plain = seed%2 == 0
 	slowest := 1 + random(int64(80*time.Millisecond))
 	delay := func() time.Duration { return time.Duration(random(slowest)) }
 	add := func() testLane {

@@ -81,24 +81,40 @@ func (s *Stream) push(buf *buffer, n int) bool {
 		}
 	}
 	b.unacked += int64(n)
-	s.readyLocked()
+	if !s.queueLocked() {
+		return true
+	}
+	switch l := b.nextLaneLocked(s.bulkLocked()); {
+	case l == nil:
+	case l.prompt != nil:
+		l.writeNowLocked()
+	default:
+		l.wakeLocked()
+	}
 	return true
 }
 
 // readyLocked queues the stream for the lanes if it has something to send.
 func (s *Stream) readyLocked() {
+	if s.queueLocked() {
+		s.b.wakeDataLocked(s.bulkLocked())
+	}
+}
+
+func (s *Stream) bulkLocked() bool { return s.send.off-s.send.acked > bulkThreshold }
+
+func (s *Stream) queueLocked() bool {
 	if s.ready || s.send.unsent.len() == 0 || s.b.err != nil {
-		return
+		return false
 	}
 	s.ready = true
-	bulk := s.send.off-s.send.acked > bulkThreshold
-	if bulk {
+	if s.bulkLocked() {
 		s.b.bulk.push(s)
 		s.b.wantBulkLocked()
 	} else {
 		s.b.light.push(s)
 	}
-	s.b.wakeDataLocked(bulk)
+	return true
 }
 
 // nextLocked takes the next chunk that still has to be sent.

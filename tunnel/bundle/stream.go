@@ -41,7 +41,8 @@ type Stream struct {
 	ready    bool      // in b.light or b.bulk
 	lateAck  bool      // in b.late
 
-	settled bool // the socket's congestion control; owned by drain
+	prompt  promptSocket // sock, where it can write without waiting; owned by who writes sock
+	settled bool         // the socket's congestion control; owned by who writes sock
 }
 
 type phase uint8
