@@ -260,12 +260,23 @@ func (p *pool) resumeOnce(s *strand) error {
 	if err != nil {
 		return err
 	}
-	for i, token := range tokens[:min(len(tokens), len(missing))] {
-		if err := p.addLane(ctx, s, b, token, missing[i]); err != nil {
-			return err
-		}
+	n := min(len(tokens), len(missing))
+	var making sync.WaitGroup
+	failed := make(chan error, n)
+	for i, token := range tokens[:n] {
+		making.Go(func() {
+			if err := p.addLane(ctx, s, b, token, missing[i]); err != nil {
+				failed <- err
+			}
+		})
 	}
-	return nil
+	making.Wait()
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
 }
 
 // missingLocked are the classes of which there is no lane and one can be made.

@@ -402,8 +402,8 @@ func (d *dialer) laneTokens(client certs.Identity, n *node, lanes int) (tokens [
 }
 
 // lanes answers a client that wants lanes for a bundle that it has: to a node of
-// a gateway that its job may use.
-func (d *dialer) lanes(client certs.Identity, req tunnel.LanesRequest) (*tunnel.LaneTokens, error) {
+// a gateway that its job may use. It waits for a node that is nowhere.
+func (d *dialer) lanes(ctx context.Context, client certs.Identity, req tunnel.LanesRequest, wait time.Duration) (*tunnel.LaneTokens, error) {
 	if err := d.stopping(); err != nil {
 		return nil, err
 	}
@@ -418,10 +418,14 @@ func (d *dialer) lanes(client certs.Identity, req tunnel.LanesRequest) (*tunnel.
 	if !slices.ContainsFunc(record.Allow, func(target string) bool { return strings.HasPrefix(target, id.Gateway+"/") }) {
 		return nil, failure("job-not-allowed", "relay", "allow it when the job is created", "job %s may dial no store of %s", client.Name, id.Gateway)
 	}
-	n := d.r.registry.node(keyOf(id))
+	elsewhere := d.r.peers.elsewhere(id.Tenant, id.Gateway)[id.Name]
+	if len(elsewhere) > 0 {
+		wait = 0
+	}
+	n := d.r.registry.await(ctx, keyOf(id), wait)
 	if n == nil {
-		if at := d.r.peers.elsewhere(id.Tenant, id.Gateway)[id.Name]; len(at) > 0 {
-			return nil, errElsewhere(id.Gateway, id.Name, at[0].host)
+		if len(elsewhere) > 0 {
+			return nil, errElsewhere(id.Gateway, id.Name, elsewhere[0].host)
 		}
 		return nil, failure("no-node-online", "gateway", fmt.Sprintf("ebbgate node list %s shows the nodes; is the connector running?", id.Gateway), "node %s is not online", id.Name)
 	}

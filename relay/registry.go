@@ -33,6 +33,7 @@ type registry struct {
 	nodes   map[nodeKey]*node
 	away    map[nodeKey]*node // without a session, with a bundle that waits for one
 	left    map[nodeKey]departure
+	waiting map[nodeKey]chan struct{} // closed when the node gets a session
 	clients map[*tunnel.Session]certs.Identity
 	all     map[*tunnel.Session]struct{}
 	closed  bool
@@ -49,7 +50,7 @@ type departure struct {
 func newRegistry() *registry {
 	return &registry{
 		nodes: make(map[nodeKey]*node), away: make(map[nodeKey]*node), left: make(map[nodeKey]departure),
-		clients: make(map[*tunnel.Session]certs.Identity), all: make(map[*tunnel.Session]struct{}),
+		waiting: make(map[nodeKey]chan struct{}), clients: make(map[*tunnel.Session]certs.Identity), all: make(map[*tunnel.Session]struct{}),
 	}
 }
 
@@ -76,6 +77,39 @@ func (r *registry) node(key nodeKey) *node {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.nodes[key]
+}
+
+// await waits so long for a node that can be asked for lanes: it has a control
+// session. nil: it did not come.
+func (r *registry) await(ctx context.Context, key nodeKey, wait time.Duration) *node {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		r.mu.Lock()
+		n, came := r.nodes[key], r.waiting[key]
+		if n != nil && n.session(true) == nil {
+			n = nil
+		}
+		if n == nil && came == nil && wait > 0 {
+			came = make(chan struct{})
+			r.waiting[key] = came
+		}
+		r.mu.Unlock()
+		if n != nil || wait <= 0 {
+			return n
+		}
+		select {
+		case <-came:
+		case <-ctx.Done():
+			r.mu.Lock()
+			if r.waiting[key] == came { // who still waits makes another one
+				delete(r.waiting, key)
+				close(came)
+			}
+			r.mu.Unlock()
+			return nil
+		}
+	}
 }
 
 // gateway lists the nodes of a gateway that are here.
@@ -172,6 +206,10 @@ func (r *registry) tryJoin(s *tunnel.Session, key nodeKey, id certs.Identity, he
 	defer n.mu.Unlock()
 	if n.arriveLocked(s, hello.Role); hello.Role != tunnel.RoleBulk {
 		n.hello = hello
+		if came := r.waiting[key]; came != nil {
+			delete(r.waiting, key)
+			close(came)
+		}
 	}
 	return n, nil
 }

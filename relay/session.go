@@ -37,7 +37,7 @@ type visit struct {
 	role     string
 	node     *node // of nodes
 
-	lanes, refusedLanes atomic.Int32 // of clients
+	lanes, refusedLanes, waiting atomic.Int32 // of clients
 }
 
 // serveLink serves a session from its hello to its end.
@@ -252,9 +252,26 @@ func (v *visit) handle(ctx context.Context, s *tunnel.Session, typ string, body 
 		if err := decode(typ, body, &req); err != nil {
 			return nil, err
 		}
-		return v.r.dials.lanes(v.identity, req)
+		return v.lanesFor(ctx, req)
 	}
 	return nil, failure("message-unknown", "relay", "use the same version at both ends", "no message %.40q is expected from a session as %s", typ, v.role)
+}
+
+// A client whose lanes are gone, as after this relay's restart, often asks before the
+// node is back: so many questions of a session wait for so long.
+const (
+	maxLanesWaiting = 16
+	lanesWait       = 3 * time.Second
+)
+
+// lanesFor answers a client that wants lanes.
+func (v *visit) lanesFor(ctx context.Context, req tunnel.LanesRequest) (*tunnel.LaneTokens, error) {
+	wait := lanesWait
+	defer v.waiting.Add(-1)
+	if v.waiting.Add(1) > maxLanesWaiting {
+		wait = 0
+	}
+	return v.r.dials.lanes(ctx, v.identity, req, wait)
 }
 
 func decode(typ string, body json.RawMessage, into any) error {

@@ -13,6 +13,10 @@ const (
 	backoffFirst = 250 * time.Millisecond
 	backoffMost  = 30 * time.Second
 	backoffHurry = 500 * time.Millisecond // at most, while somebody waits
+	// backoffFresh is the same right after a session that had lasted for steadyAfter,
+	// and doubles: what ended it may be a restart.
+	backoffFresh = 50 * time.Millisecond
+	steadyAfter  = time.Second
 	healthyAfter = 30 * time.Second
 
 	probeFirst = time.Minute
@@ -81,14 +85,18 @@ func (k *Keeper) Run(ctx context.Context) error {
 	if k.Logger == nil {
 		k.Logger = slog.New(slog.DiscardHandler)
 	}
-	wait := newBackoff()
+	wait, hurry := newBackoff(), backoffHurry
 	for {
 		link, err := k.Dial(ctx)
 		if err == nil {
 			start := time.Now()
 			err = k.hold(ctx, link)
-			if time.Since(start) >= healthyAfter {
+			lasted := time.Since(start)
+			if lasted >= healthyAfter {
 				wait = newBackoff()
+			}
+			if lasted >= steadyAfter {
+				hurry = backoffFresh
 			}
 		}
 		if ctx.Err() != nil {
@@ -98,9 +106,10 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return err
 		}
 		pause := wait.next()
-		if k.Hurry != nil && k.Hurry() && pause > backoffHurry {
-			pause = rand.N(backoffHurry)
+		if k.Hurry != nil && k.Hurry() && pause > hurry {
+			pause = rand.N(hurry)
 		}
+		hurry = min(2*hurry, backoffHurry)
 		if k.Failed != nil {
 			k.Failed(err, pause)
 		}

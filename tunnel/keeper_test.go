@@ -129,3 +129,45 @@ func TestKeeperRenews(t *testing.T) {
 		}
 	})
 }
+
+// TestKeeperHurries: after a session that lasted, while somebody waits, the first attempts follow each other quickly,
+// and then less so.
+func TestKeeperHurries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dials []time.Time
+		lasts := 10 * time.Second
+		up := false
+		k := &Keeper{
+			Hurry: func() bool { return true },
+			Dial: func(context.Context) (Link, error) {
+				dials = append(dials, time.Now())
+				if up {
+					return nil, errors.New("down")
+				}
+				up = true
+				return newFakeLink(TLS), nil
+			},
+			Serve: func(ctx context.Context, link Link, established func()) error {
+				established()
+				time.Sleep(lasts)
+				return errors.New("over")
+			},
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() { over <- k.Run(ctx) }()
+		time.Sleep(time.Minute)
+		cancel()
+		<-over
+		last := dials[0].Add(lasts)
+		for i, bound := range []time.Duration{backoffFresh, 2 * backoffFresh, 4 * backoffFresh, 8 * backoffFresh, backoffHurry, backoffHurry} {
+			if pause := dials[i+1].Sub(last); pause > bound {
+				t.Errorf("pause %d took %v, want at most %v", i, pause, bound)
+			}
+			last = dials[i+1]
+		}
+		if n := len(dials); n > 2*int(time.Minute/backoffHurry)*3 {
+			t.Errorf("%d attempts in a minute", n)
+		}
+	})
+}
