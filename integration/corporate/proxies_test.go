@@ -4,8 +4,11 @@ package corporate
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"os"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -98,64 +101,97 @@ func TestWrongPassword(t *testing.T) {
 	}
 }
 
-// TestProxyRestart restarts the proxy under a download: the download goes on where it was, over the next connection
-// through the proxy, and every byte arrives.
-func TestProxyRestart(t *testing.T) {
-	ctx := need(t, 3*time.Minute)
-	c := configure(ctx, t, domain(lab.NTLMClose))
-	store, err := oracle.StartStore(ctx, network.Corp, network.Corp.Addr()+":0")
-	if err != nil {
-		t.Fatal(err)
+// frozenFor is longer than lanes live without an answer; with EBBGATE_FAULTS=full, as long as it is promised.
+func frozenFor() time.Duration {
+	if os.Getenv("EBBGATE_FAULTS") == "full" {
+		return 20 * time.Second
 	}
-	defer store.Kill()
-	c.connector.Options.Stores = append(slices.Clone(stores), rig.Store{Name: "objects", Address: store.Addr()})
-	if err := c.connector.Configure(); err != nil {
-		t.Fatal(err)
+	return 12 * time.Second
+}
+
+// TestProxyDisturbed restarts the proxy under a copy, or has it stand still: the copy goes on where it was, in both
+// directions, and every byte arrives.
+func TestProxyDisturbed(t *testing.T) {
+	for name, what := range map[string]struct {
+		kind  lab.Kind
+		fault func(ctx context.Context, s *lab.Squid) error
+	}{
+		"restarted": {lab.NTLMClose, func(ctx context.Context, s *lab.Squid) error { return s.Restart(ctx) }},
+		"frozen":    {lab.NTLM, func(ctx context.Context, s *lab.Squid) error { return s.Freeze(ctx, frozenFor()) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := need(t, 4*time.Minute)
+			c := configure(ctx, t, domain(what.kind))
+			store, err := oracle.StartStore(ctx, network.Corp, network.Corp.Addr()+":0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer store.Kill()
+			c.connector.Options.Stores = append(slices.Clone(stores), rig.Store{Name: "objects", Address: store.Addr()})
+			if err := c.connector.Configure(); err != nil {
+				t.Fatal(err)
+			}
+			c.start(ctx, t)
+			c.disturbed(ctx, t, store, func() error { return what.fault(ctx, network.Squid(what.kind)) })
+			if _, err := relay.Await(ctx, c.name, node, rig.Online); err != nil {
+				t.Fatal(err)
+			}
+			for { // what the relay believes may lag behind
+				conn, err := c.ingress.Dial(ctx, "files."+c.name+":0")
+				if err == nil {
+					_ = conn.Close()
+					break
+				}
+				if ctx.Err() != nil {
+					t.Fatal(err)
+				}
+			}
+		})
 	}
-	c.start(ctx, t)
+}
+
+// disturbed copies both ways, has the fault in the middle and wants every byte at both ends.
+func (c *company) disturbed(ctx context.Context, t *testing.T, store *oracle.StoreProcess, fault func() error) {
+	t.Helper()
 	conn, err := c.ingress.Dial(ctx, "objects."+c.name+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetDeadline(time.Now().Add(2 * time.Minute))
-	var restart errgroup.Group
+	deadline, _ := ctx.Deadline()
+	_ = conn.SetDeadline(deadline)
+	var faults errgroup.Group
 	under := make(chan struct{})
-	restart.Go(func() error {
+	faults.Go(func() error {
 		<-under
-		return network.Squid(lab.NTLMClose).Restart(ctx)
+		return fault()
 	})
-	begun := false
-	script := oracle.Script{Seed: 1, Send: 40 << 20, Chunk: 64 << 10, Pause: 5 * time.Millisecond, End: oracle.EndFIN}
+	begun := sync.OnceFunc(func() { close(under) })
+	const upload = 20 << 20
+	script := oracle.Script{
+		ID: rand.Text(), Seed: 1, Send: 40 << 20, Chunk: 64 << 10, Pause: 5 * time.Millisecond, End: oracle.EndFIN, UploadSeed: 2,
+	}
 	outcome, _ := oracle.Job{
-		Script: script,
+		Script: script, Upload: upload, End: oracle.EndFIN,
 		Observe: func(n int64) {
-			if n > 8<<20 && !begun {
-				begun = true
-				close(under)
+			if n > 8<<20 {
+				begun()
 			}
 		},
 	}.Run(conn)
-	if !begun {
-		close(under)
-	}
-	if err := restart.Wait(); err != nil {
+	begun() // the fault may come too late, but it comes
+	if err := faults.Wait(); err != nil {
 		t.Fatal(err)
 	}
 	if err := outcome.Honest(script.Seed, script.Send); err != nil || !outcome.Complete() {
 		t.Errorf("the job saw: %v, %v", outcome, err)
 	}
-	if _, err := relay.Await(ctx, c.name, node, rig.Online); err != nil {
+	report, err := store.Report(ctx, script.ID)
+	if err != nil {
 		t.Fatal(err)
 	}
-	for { // what the relay believes may lag behind
-		conn, err := c.ingress.Dial(ctx, "files."+c.name+":0")
-		if err == nil {
-			_ = conn.Close()
-			break
-		}
-		if ctx.Err() != nil {
-			t.Fatal(err)
-		}
+	if err := report.Upload.Honest(script.UploadSeed, upload); err != nil || !report.Upload.Complete() {
+		t.Errorf("the store saw: %v, %v", report.Upload, err)
 	}
 }
 

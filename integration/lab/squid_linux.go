@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/ebbgate/ebbgate/integration/proc"
 )
@@ -212,6 +214,23 @@ func (s *Squid) Restart(ctx context.Context) error {
 		return fmt.Errorf("lab: %w", err)
 	}
 	return s.start(ctx)
+}
+
+// Freeze has the proxy stand still for so long: connections stay open and nobody answers.
+func (s *Squid) Freeze(ctx context.Context, d time.Duration) error {
+	if err := s.process.Signal(syscall.SIGSTOP); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	if err := s.process.Signal(syscall.SIGCONT); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	return ctx.Err()
 }
 
 // Request is a line of the proxy's access log.
