@@ -58,7 +58,7 @@ func newTestBroker(t *testing.T, store string) *testBroker {
 
 func (b *testBroker) addNode(name, store string) *testNode {
 	n := &testNode{store: store}
-	n.Node = bundle.NewNode(bundle.Config{Incarnation: uint64(len(b.nodes) + 100)}, n.open)
+	n.Node = bundle.NewNode(bundle.Config{Incarnation: uint64(len(b.nodes) + 100), ResumeGrace: time.Minute}, n.open)
 	b.mu.Lock()
 	b.nodes[name] = n
 	b.mu.Unlock()
@@ -195,8 +195,16 @@ func (b *testBroker) awaitLanes(n int) {
 	})
 }
 
-func testPool(t *testing.T, b broker) *pool {
-	p := newPool(b, bundle.Config{Incarnation: 1}, slog.New(slog.DiscardHandler))
+func testPool(t *testing.T, b broker) *pool { return poolOf(t, b, bundle.Config{Incarnation: 1}) }
+
+// patientPool is one whose streams wait for lanes: one that was made may not carry
+// yet when another is lost.
+func patientPool(t *testing.T, b broker) *pool {
+	return poolOf(t, b, bundle.Config{Incarnation: 1, ResumeGrace: time.Minute})
+}
+
+func poolOf(t *testing.T, b broker, cfg bundle.Config) *pool {
+	p := newPool(b, cfg, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { p.close(bundle.CodeIngressStopped) })
 	return p
 }

@@ -19,7 +19,7 @@ func laneOf(p *pool, via, class int) net.Conn {
 // there; what comes back is used again.
 func TestPoolHasLanesThroughBothRelays(t *testing.T) {
 	b := newTestBroker(t, echoStore(t))
-	p := testPool(t, b)
+	p := patientPool(t, b)
 	s, err := p.open(t.Context(), testTarget)
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestPoolHasLanesThroughBothRelays(t *testing.T) {
 func TestPoolDoesNotWaitForASilentRelay(t *testing.T) {
 	b := newTestBroker(t, echoStore(t))
 	b.away, b.silent = [2]bool{}, true
-	p := testPool(t, b)
+	p := patientPool(t, b)
 	s, err := p.open(t.Context(), testTarget)
 	if err != nil {
 		t.Fatal(err)

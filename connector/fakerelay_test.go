@@ -242,8 +242,21 @@ func (r *fakeRelay) serve(ctx context.Context, link tunnel.Link) {
 
 // openLane gives the relay's own bundle a lane over a node's session.
 func (r *fakeRelay) openLane(ctx context.Context, v *visit) error {
+	classes := []bool{v.role == tunnel.RoleControl}
+	if v.Link().Carrier() == tunnel.QUIC {
+		classes = []bool{true, false}
+	}
+	for _, express := range classes {
+		if err := r.openLaneOf(ctx, v, express); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *fakeRelay) openLaneOf(ctx context.Context, v *visit, express bool) error {
 	node, _ := v.Peer()
-	stream, err := v.OpenLane(ctx, tunnel.Join{Ingress: r.id.String(), Node: node.String(), Express: v.role == tunnel.RoleControl})
+	stream, err := v.OpenLane(ctx, tunnel.Join{Ingress: r.id.String(), Node: node.String(), Express: express})
 	if err != nil {
 		return err
 	}
@@ -252,7 +265,7 @@ func (r *fakeRelay) openLane(ctx context.Context, v *visit) error {
 		return err
 	}
 	return r.own.Join(ctx, stream, bundle.LaneInfo{
-		Carrier: string(v.Link().Carrier()), Local: r.id.String(), Peer: node.String(), Exporter: exporter, Express: v.role == tunnel.RoleControl,
+		Carrier: string(v.Link().Carrier()), Local: r.id.String(), Peer: node.String(), Exporter: exporter, Express: express,
 	})
 }
 

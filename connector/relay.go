@@ -54,28 +54,38 @@ func (p *relay) keepBulk(ctx context.Context) error {
 			}
 			continue
 		}
-		if err := p.keepBulkOn(ctx, control.Link().Carrier()); err != nil {
+		if err := p.keepBulkBeside(ctx, control.Link().Carrier()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// keepBulkOn keeps it up on the control session's carrier, until that one went to
-// another and no stream is open that would not survive the change.
-func (p *relay) keepBulkOn(ctx context.Context, carrier tunnel.Carrier) error {
+// keepBulkBeside keeps it up on the carrier that the control session is on, or
+// was, until that one went to QUIC and no stream is open that would not survive
+// the change.
+func (p *relay) keepBulkBeside(ctx context.Context, carrier tunnel.Carrier) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	follow := func() { // the keeper alone does it
+		if control, _ := p.sessions.control(p); control != nil && control.Link().Carrier() != tunnel.QUIC {
+			carrier = control.Link().Carrier()
+		}
+	}
 	k := &tunnel.Keeper{
 		Dial: func(ctx context.Context) (tunnel.Link, error) {
 			if err := p.patient(ctx); err != nil {
 				return nil, err
 			}
+			follow()
 			return p.take(ctx, func(route *route) (tunnel.Link, error) { return route.way.DialCarrier(ctx, carrier) })
 		},
-		Better: func(ctx context.Context, _ tunnel.Carrier) (tunnel.Link, error) {
-			if !p.outdated(tunnel.RoleBulk) || p.outdated(tunnel.RoleControl) || p.fragile() {
+		Better: func(ctx context.Context, current tunnel.Carrier) (tunnel.Link, error) {
+			if p.outdated(tunnel.RoleControl) || p.fragile() {
 				return nil, nil // the control session goes first: it may have another carrier then
+			}
+			if follow(); carrier == current && !p.outdated(tunnel.RoleBulk) {
+				return nil, nil
 			}
 			return p.replacement(ctx, func(route *route) (tunnel.Link, error) { return route.way.DialCarrier(ctx, carrier) })
 		},
@@ -89,9 +99,20 @@ func (p *relay) keepBulkOn(ctx context.Context, carrier tunnel.Carrier) error {
 	go func() { over <- k.Run(ctx) }()
 	for {
 		control, changed := p.sessions.control(p)
-		if control != nil && control.Link().Carrier() != carrier && p.bulkMayMove() {
+		bulk := p.sessions.newest(p, tunnel.RoleBulk)
+		switch {
+		case control == nil || !p.bulkMayMove():
+		case control.Link().Carrier() == tunnel.QUIC:
+			if bulk != nil {
+				p.leaveInTime(ctx, bulk.session.Link())
+			}
+			if now, _ := p.sessions.control(p); now != control && ctx.Err() == nil {
+				continue // it may be back on TCP
+			}
 			cancel()
 			return <-over
+		case bulk != nil && bulk.session.Link().Carrier() != control.Link().Carrier():
+			kick(p.againBulk)
 		}
 		select {
 		case err := <-over:
@@ -252,11 +273,14 @@ func (p *relay) outdated(role string) bool {
 // again has the keepers dial at once where there is no session, and look for a
 // better one where there is.
 func (p *relay) again() {
-	for _, c := range []chan struct{}{p.againControl, p.againBulk} {
-		select {
-		case c <- struct{}{}:
-		default: // it was asked already
-		}
+	kick(p.againControl)
+	kick(p.againBulk)
+}
+
+func kick(again chan struct{}) {
+	select {
+	case again <- struct{}{}:
+	default: // it was asked already
 	}
 }
 

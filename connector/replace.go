@@ -2,6 +2,7 @@ package connector
 
 import (
 	"context"
+	"time"
 
 	"github.com/ebbgate/ebbgate/tunnel"
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
@@ -12,6 +13,17 @@ func (r *running) leave(ctx context.Context, link tunnel.Link) {
 	tunnel.Vacate(ctx, func() []<-chan struct{} {
 		return r.node.Replace(bundle.CodeMoved, func(i bundle.LaneInfo) bool { return i.Over == link })
 	})
+}
+
+// leaveTime bounds how long a session that no other one takes the place of lives on
+// for what still travels on it.
+const leaveTime = 30 * time.Second
+
+// leaveInTime does what leave does, for so long at most.
+func (r *running) leaveInTime(ctx context.Context, link tunnel.Link) {
+	ctx, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
+	r.leave(ctx, link)
 }
 
 // renewed has everything replaced that began with the certificate before.

@@ -74,6 +74,12 @@ func (n *node) departLocked(s *tunnel.Session) {
 	}
 }
 
+// onQUICLocked tells whether the control session is for everything, also where one
+// for bulk is still there.
+func (n *node) onQUICLocked() bool {
+	return n.control != nil && n.control.Link().Carrier() == tunnel.QUIC
+}
+
 func (n *node) swappedLocked() {
 	if n.swapped != nil {
 		close(n.swapped)
@@ -86,7 +92,7 @@ func (n *node) swappedLocked() {
 func (n *node) superseded(s *tunnel.Session, role string) <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if s == n.control && role != tunnel.RoleBulk || s == n.bulk && role == tunnel.RoleBulk {
+	if s == n.control && role != tunnel.RoleBulk || s == n.bulk && role == tunnel.RoleBulk && !n.onQUICLocked() {
 		return nil
 	}
 	if n.swapped == nil {
@@ -100,7 +106,7 @@ func (n *node) superseded(s *tunnel.Session, role string) <-chan struct{} {
 func (n *node) session(express bool) *tunnel.Session {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !express && n.bulk != nil {
+	if !express && n.bulk != nil && !n.onQUICLocked() {
 		return n.bulk
 	}
 	return n.control
