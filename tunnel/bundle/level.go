@@ -14,9 +14,11 @@ const (
 	// are of packets that were lost and sent again, or of processes that had to wait.
 	levelSounds = 4
 	// levelTrips is how many round trips' worth is under way at most then, of which
-	// some waits for what was lost before it; leastTrips always may be.
-	levelTrips = 3.0
-	leastTrips = 1.75
+	// some waits for what was lost before it; so much more than that and one round
+	// trip's always may be, but not more than leastTrips.
+	levelTrips  = 3.0
+	leastTrips  = 1.75
+	levelMargin = 0.1
 	// leastLevel is the least that may always be under way, in bytes.
 	leastLevel = 256 << 10
 	// levelLoss and levelGain are what becomes of the limit at each round trip. After
@@ -82,6 +84,19 @@ func (b *Bundle) levelLocked(rtt time.Duration) {
 	}
 }
 
+// leastLocked is how many round trips' worth always may be under way. What is under
+// way beyond what the express lane's round trip explains waits for what was lost
+// before it: with less, the lanes would stand still meanwhile. Where nothing is lost,
+// all beyond one round trip's worth is a queue.
+func (b *Bundle) leastLocked(flying int64) float64 {
+	rate, least := b.growth.last, b.growth.least.Seconds()
+	if rate == 0 || least == 0 {
+		return leastTrips
+	}
+	waits := float64(flying)/rate - min(b.level.trips[0], b.level.trips[1]).Seconds()
+	return min(1+levelMargin+max(waits, 0)/least, leastTrips)
+}
+
 // lowerLocked has less under way, where so much is delivered in a round trip.
 func (b *Bundle) lowerLocked(trip float64) {
 	v, flying := &b.level, b.flyingLocked()
@@ -90,7 +105,7 @@ func (b *Bundle) lowerLocked(trip float64) {
 	case v.limit == 0:
 		v.limit = max(int64(min(float64(flying)*levelLoss, levelTrips*trip)), leastLevel)
 	default:
-		v.limit = max(int64(float64(v.limit)*levelLoss), int64(leastTrips*trip), leastLevel)
+		v.limit = max(int64(float64(v.limit)*levelLoss), int64(b.leastLocked(flying)*trip), leastLevel)
 	}
 }
 
