@@ -5,10 +5,8 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -18,7 +16,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ebbgate/ebbgate/certs"
@@ -100,6 +97,7 @@ type Relay struct {
 	activity   *activity.Recorder
 	peers      *peers // the other relays of the instance
 
+	waiting atomic.Pointer[string]       // what it waits for before it serves; nil: it serves
 	inForce atomic.Pointer[config.Relay] // the configuration that was read last and is good
 
 	ready    Ready
@@ -141,12 +139,18 @@ func New(cfg Config) (*Relay, error) {
 	return r, nil
 }
 
-// Run opens the state, listens and serves until ctx ends. Then it takes no new
+// Run opens the state, for which it waits where PostgreSQL is out of reach,
+// listens and serves until ctx ends. Then it takes no new
 // dials, waits for the open streams as long as the drain timeout allows, tells
 // every peer, and returns nil. An error is of starting, or of a listener that
 // broke.
 func (r *Relay) Run(ctx context.Context) (err error) {
-	if err := r.open(ctx); err != nil {
+	told, err := r.tell(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, told.close()) }()
+	if err := r.awaitState(ctx); err != nil || r.state == nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.state.Close()) }()
@@ -155,6 +159,7 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	l.ready.Metrics = told.address()
 	r.ready = l.ready
 	if r.cfg.File.State.Postgres.Set() {
 		watchState(r.cfg.Registry, r.state)
@@ -177,10 +182,9 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return r.keepConfig(broken) })
 	group.Go(func() error { r.state.Follow(broken, r.endJobs); return nil })
 	group.Go(func() error { r.peers.keep(broken); return nil })
-	if l.metrics != nil {
-		group.Go(func() error { return r.serveMetrics(broken, l.metrics) })
-	}
+	group.Go(func() error { return told.watch(broken) })
 	r.log.Info("relay serves", "tls", l.ready.TLS, "quic", l.ready.QUIC, "http", l.ready.HTTP, "connect", l.ready.Connect, "instance", r.state.Instance())
+	r.waiting.Store(nil)
 	if r.cfg.Ready != nil {
 		r.cfg.Ready(l.ready)
 	}
@@ -260,12 +264,11 @@ func relayName(host string) string {
 
 // listeners are everything that the relay listens on.
 type listeners struct {
-	tls     net.Listener
-	quic    net.PacketConn
-	http    net.Listener
-	metrics net.Listener
-	api     net.Listener
-	ready   Ready
+	tls   net.Listener
+	quic  net.PacketConn
+	http  net.Listener
+	api   net.Listener
+	ready Ready
 }
 
 func (r *Relay) listen(ctx context.Context) (l *listeners, err error) {
@@ -292,12 +295,6 @@ func (r *Relay) listen(ctx context.Context) (l *listeners, err error) {
 		return nil, err
 	}
 	r.doors.ready(&l.ready)
-	if file.Metrics != "" {
-		if l.metrics, err = config.Listen(ctx, "tcp", string(file.Metrics)); err != nil {
-			return nil, listenError("metrics", err)
-		}
-		l.ready.Metrics = l.metrics.Addr().String()
-	}
 	if l.api, err = admin.Listen(file.State.Dir); err != nil {
 		return nil, err
 	}
@@ -335,7 +332,7 @@ func (l *listeners) listenBoth(ctx context.Context, at config.RelayListen) (err 
 }
 
 func (l *listeners) close() {
-	for _, c := range []net.Listener{l.tls, l.http, l.metrics, l.api} {
+	for _, c := range []net.Listener{l.tls, l.http, l.api} {
 		if c != nil {
 			_ = c.Close()
 		}
@@ -359,16 +356,4 @@ func (r *Relay) drain() {
 	}
 	r.tickets.wait(ctx)
 	r.splices.wait(ctx)
-}
-
-func (r *Relay) serveMetrics(ctx context.Context, l net.Listener) error {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(r.cfg.Registry, promhttp.HandlerOpts{}))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("relay: metrics: %w", err)
-	}
-	return nil
 }

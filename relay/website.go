@@ -21,7 +21,7 @@ func (r *Relay) site() http.Handler {
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = fmt.Fprintln(w, "This is an Ebbgate relay. Connectors and clients reach it on this port.")
 	})
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /healthz", r.healthz)
 	mux.HandleFunc(tunnel.TunnelPath, r.serveTunnel)
 	return &siteHandler{pages: mux, ingress: r.doors.web}
 }

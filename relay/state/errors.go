@@ -12,6 +12,7 @@ var (
 	ErrInvalid     = errors.New("not valid")              // a name, a list, a public key
 	ErrRefused     = errors.New("refused")                // a key, a token, a renewal
 	ErrUnavailable = errors.New("state unavailable")      // the change was not made; try again
+	ErrAway        = errors.New("database away")          // it is ErrUnavailable, too: nobody can know when it is back
 	ErrMissing     = errors.New("no state was ever made") // Init makes it
 	ErrInUse       = errors.New("in use by another relay")
 )
@@ -24,6 +25,7 @@ type Error struct {
 	message string
 	advice  string
 	cause   error
+	away    bool // it is ErrAway, too
 }
 
 func (e *Error) Error() string {
@@ -35,10 +37,14 @@ func (e *Error) Error() string {
 
 // Unwrap gives the sentinel and the cause.
 func (e *Error) Unwrap() []error {
-	if e.cause != nil {
-		return []error{e.kind, e.cause}
+	list := []error{e.kind}
+	if e.away {
+		list = append(list, ErrAway)
 	}
-	return []error{e.kind}
+	if e.cause != nil {
+		list = append(list, e.cause)
+	}
+	return list
 }
 
 // Code names the error, in kebab case.

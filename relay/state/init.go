@@ -106,7 +106,9 @@ func (i initializer) failed(err error) error {
 	if t.damaged && i.opt.engine().shared() {
 		return &CorruptError{Path: i.opt.engine().name(), Reason: t.reason, Err: t.cause, advice: restoreShared}
 	}
-	return unavailable("making state in "+i.files.dir, t.reason, t.advice, err)
+	e := unavailable("making state in "+i.files.dir, t.reason, t.advice, err)
+	e.away = t.reason == postgresAway.reason
+	return e
 }
 
 // stage makes the files. Its end is their directory's name.

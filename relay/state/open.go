@@ -12,7 +12,8 @@ import (
 
 // Open opens state that Init made. Errors are [ErrMissing] where nothing was ever
 // made, [ErrInUse] where another relay has it open, [ErrUnavailable] where the
-// files cannot be read, or a *[CorruptError].
+// files cannot be read, [ErrAway] beside it where PostgreSQL is out of reach, or a
+// *[CorruptError].
 func Open(ctx context.Context, opt Options) (*State, error) {
 	return open(ctx, opt, newSchema(migrations()))
 }
@@ -280,7 +281,9 @@ func (s *State) refused(ctx context.Context, err error) error {
 	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
 		return err
 	case t.known && !t.damaged:
-		return unavailable("opening "+s.engine.name(), t.reason, t.advice, err)
+		e := unavailable("opening "+s.engine.name(), t.reason, t.advice, err)
+		e.away = t.reason == postgresAway.reason
+		return e
 	default:
 		return s.corrupt(t.reason, t.cause)
 	}
