@@ -12,6 +12,7 @@ import (
 	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/certs/grant"
 	"github.com/ebbgate/ebbgate/config"
+	"github.com/ebbgate/ebbgate/tunnel"
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
@@ -25,7 +26,8 @@ type gate struct {
 	now      func() time.Time // the relay's
 	runs     *runs
 	peers    atomic.Pointer[namedPeer]
-	failed   func(error) // is told why a store was not dialled
+	failed   func(error)        // is told why a store was not dialled
+	refused  func(tunnel.Ended) // is told what a client was refused
 	metrics  *metrics
 	logger   *slog.Logger
 }
@@ -45,9 +47,22 @@ func (g *gate) open(ctx context.Context, peer string, req bundle.Request) (bundl
 		g.tell(peer, req, gr, sock, err, time.Since(start))
 	}
 	if err != nil {
+		g.told(peer, req, gr, err)
 		return nil, err
 	}
 	return sock, nil
+}
+
+// told has the refusal of a client's dial reported, of which its relay knows
+// nothing; a relay knows of those at its own ingresses.
+func (g *gate) told(peer string, req bundle.Request, gr grant.Grant, err error) {
+	refused, ok := errors.AsType[*bundle.RefusedError](err)
+	if id, err := g.identity(peer); !ok || gr.Job == "" || err != nil || id.Role != certs.RoleJob {
+		return
+	}
+	g.refused(tunnel.Ended{
+		Names: tunnel.Names{Ingress: peer, Node: g.self.String(), Store: gr.Store, Job: gr.Job, Run: gr.Run}, End: tunnel.RefusedAtNode(req.UUID, refused.Reason),
+	})
 }
 
 // tell logs what became of an OPEN.

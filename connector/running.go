@@ -80,7 +80,7 @@ func newRunning(c *Connector, dir *stateDir, reg *registration, saved *certs.Sav
 	r.gate = &gate{
 		self: id.name, verifier: grant.NewVerifier(id.name, id.trust), find: r.store,
 		dialer: &dialer{resolver: c.cfg.Resolver, guards: r.guards}, looked: r.looked,
-		now: clk.Now, runs: newRuns(), failed: r.note, metrics: c.metrics, logger: c.logger,
+		now: clk.Now, runs: newRuns(), failed: r.note, refused: r.ends.Add, metrics: c.metrics, logger: c.logger,
 	}
 	r.ends.Session, r.ends.Logger = r.awaitControl, r.logger
 	r.ends.Dropped = func(n int) { r.metrics.endsDropped.Add(float64(n)) }

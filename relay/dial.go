@@ -122,26 +122,38 @@ func (d *dialer) authenticate(ctx context.Context, name, text string) (ingress.J
 func (d *dialer) Dial(ctx context.Context, job ingress.Job, target ingress.Target, peer net.Addr) (ingress.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	stream, err := d.dial(ctx, job, target, peer)
+	to := dialling{owner: jobKey{job.Tenant, job.Name}, run: job.Run}
+	stream, err := d.dial(ctx, &to, job, target, peer)
 	count(d.r.metrics.dials, err)
 	if err != nil {
+		d.refused(to.owner, to.run, to.at, to.node, err)
 		return nil, err
 	}
 	return stream, nil
 }
 
-func (d *dialer) dial(ctx context.Context, job ingress.Job, target ingress.Target, peer net.Addr) (*trackedStream, error) {
-	owner := jobKey{job.Tenant, job.Name}
+// dialling is a dial at one of the relay's own ingresses, as far as it came.
+type dialling struct {
+	owner jobKey
+	run   string
+	at    place
+	node  nodeKey
+}
+
+func (d *dialer) dial(ctx context.Context, to *dialling, job ingress.Job, target ingress.Target, peer net.Addr) (*trackedStream, error) {
+	owner := to.owner
 	at, err := d.resolve(owner, target)
 	if err != nil {
 		return nil, err
 	}
 	run := d.runs.enter(owner, job.Run, hostOf(peer))
+	to.at, to.run = at, run.id
 	n, err := d.find(owner, at.gateway, at.store, at.port, run.node())
 	if err != nil {
 		run.leave()
 		return nil, err
 	}
+	to.node = n.key
 	run.stick(n.key)
 	own := d.r.registry.ownBundle(n, d.r.bundles) // its first lane may still be on its way
 	token, err := d.grant(n, owner, at.store, run.id)
@@ -352,12 +364,16 @@ const maxLaneTokens = 16
 // forClient answers a client's dial: a grant that the client may use, the node
 // that it is for, and tokens for lanes to it.
 func (d *dialer) forClient(client certs.Identity, req tunnel.GrantRequest) (*tunnel.Granted, error) {
-	granted, err := d.tryForClient(client, req)
+	at := place{gateway: req.Gateway, store: req.Store, port: req.Port}
+	granted, err := d.tryForClient(client, req, &at)
 	count(d.r.metrics.dials, err)
+	if err != nil && codeOf(err) != codeElsewhere { // the client asks there
+		d.refused(jobKey{client.Tenant, client.Name}, req.Run, at, nodeKey{}, err)
+	}
 	return granted, err
 }
 
-func (d *dialer) tryForClient(client certs.Identity, req tunnel.GrantRequest) (*tunnel.Granted, error) {
+func (d *dialer) tryForClient(client certs.Identity, req tunnel.GrantRequest, at *place) (*tunnel.Granted, error) {
 	if len(req.Run) > 128 {
 		return nil, failure("run-invalid", "relay", "name runs with at most 128 characters", "a run's name of %d characters", len(req.Run))
 	}
@@ -366,13 +382,12 @@ func (d *dialer) tryForClient(client certs.Identity, req tunnel.GrantRequest) (*
 		preferred = keyOf(id)
 	}
 	job := jobKey{client.Tenant, client.Name}
-	at := place{gateway: req.Gateway, store: req.Store, port: req.Port}
 	if req.Host != "" {
 		target, err := ingress.ParseTarget(net.JoinHostPort(req.Host, strconv.Itoa(req.Port)))
 		if err != nil {
 			return nil, err
 		}
-		if at, err = d.resolve(job, target); err != nil {
+		if *at, err = d.resolve(job, target); err != nil {
 			return nil, err
 		}
 	}

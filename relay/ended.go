@@ -1,7 +1,9 @@
 package relay
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"regexp"
 	"time"
 
@@ -48,7 +50,7 @@ func (v *visit) ended(ctx context.Context, ends tunnel.Ends) (*tunnel.EndsTaken,
 			v.r.metrics.ends.WithLabelValues(code).Add(float64(n))
 			v.r.log.Warn("reports of streams' ends are refused", "from", v.identity.String(), "code", code, "ends", n, "ingress", plain(g.Ingress, maxReported), "node", plain(g.Node, maxReported), "job", plain(g.Job, maxReported))
 		}
-		v.r.metrics.ends.WithLabelValues(endTaken).Add(float64(len(halves) - before))
+		v.r.metrics.ends.WithLabelValues(endTaken).Add(float64(len(halves) - before)) // refused dials are counted by the record
 	}
 	return answer, v.r.activity.Record(ctx, halves)
 }
@@ -69,6 +71,13 @@ func (v *visit) halves(list []activity.Half, g tunnel.EndsOf, now time.Time, ref
 		}
 		if why != endTaken {
 			refused[why]++
+			continue
+		}
+		if e.Refused {
+			v.r.activity.Refuse(activity.Refusal{
+				Tenant: h.Tenant, Job: h.Job, Run: h.Run, Gateway: h.Gateway, Node: h.Node, Store: h.Store,
+				UUID: h.UUID, At: h.End, Reason: h.Reason, Hop: cmp.Or(refusals[e.Reason].hop, "node"),
+			})
 			continue
 		}
 		list = append(list, h)
@@ -151,6 +160,24 @@ func (d *dialer) note(job jobKey, n nodeKey, store, run string, report bundle.Re
 	d.r.activity.Note(h)
 }
 
+// refused records a dial that came to nothing: one of the relay's own ingresses, or
+// a client's question for a grant. What the job made up is recorded only as far as
+// it could be a name.
+func (d *dialer) refused(job jobKey, run string, at place, n nodeKey, err error) {
+	var failed interface {
+		Code() string
+		Hop() string
+	}
+	if !errors.As(err, &failed) {
+		return
+	}
+	x := activity.Refusal{Tenant: job.tenant, Job: job.job, Run: plain(run, maxRunName), Node: n.node, At: time.Now(), Reason: failed.Code(), Hop: failed.Hop()}
+	if storeName.MatchString(at.gateway) && storeName.MatchString(at.store) {
+		x.Gateway, x.Store = at.gateway, at.store
+	}
+	d.r.activity.Refuse(x)
+}
+
 // Activity lists what runs did.
 func (s service) Activity(ctx context.Context, tenant string, q admin.ActivityQuery) (admin.Activity, error) {
 	page, err := s.r.activity.List(ctx, activity.Query{
@@ -161,7 +188,7 @@ func (s service) Activity(ctx context.Context, tenant string, q admin.ActivityQu
 		run := admin.Run{
 			Job: u.Job, Run: u.Run, Gateway: u.Gateway, Node: u.Node, Store: u.Store, Start: u.Start, End: u.End, Streams: u.Streams,
 			BytesRead: u.BytesRead, BytesWritten: u.BytesWritten, Resumes: u.Resumes, Stalls: u.Stalls,
-			Result: u.Result, Reason: u.Reason, Hop: u.Hop, Failed: u.Failed, Lost: u.Lost, Differs: u.Differ, OneSided: u.OneSided,
+			Result: u.Result, Reason: u.Reason, Hop: u.Hop, Failed: u.Failed, Lost: u.Lost, Differs: u.Differ, Refused: u.Refused, OneSided: u.OneSided,
 		}
 		for _, d := range u.Differences {
 			run.Differences = append(run.Differences, admin.Difference{UUID: d.UUID, Ingress: admin.Numbers(d.Ingress), Node: admin.Numbers(d.Node)})

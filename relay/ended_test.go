@@ -2,7 +2,9 @@ package relay
 
 import (
 	"context"
+	"fmt"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/ebbgate/ebbgate/certs"
 	"github.com/ebbgate/ebbgate/relay/admin"
 	"github.com/ebbgate/ebbgate/tunnel"
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
 // TestEnded: who may report what. Identity comes from the certificate; what a
@@ -121,6 +124,53 @@ func TestEnded(t *testing.T) {
 	if !r.relay.reporting.allow(n.id, 500, time.Unix(0, 0)) {
 		t.Error("one identity's reports bound another's")
 	}
+}
+
+// TestRefusedDialsAreRecorded: at the relay's own ingress, a client's question for a
+// grant, and what a node refused a client; in a run of their own, with the reason.
+func TestRefusedDialsAreRecorded(t *testing.T) {
+	r := startRelay(t, 0)
+	token := r.serve(tunnel.QUIC)
+	node := r.relay.registry.gateway("default", "corp")[0]
+	for _, target := range []string{"files.corp:0", "files.corp:0", "www.example.com:443"} { // that the job may not dial
+		if _, _, answer := r.connect(target, "nightly/night", token); answer.StatusCode != 403 {
+			t.Fatal(answer.Status)
+		}
+	}
+	client := certs.Identity{TrustDomain: node.identity.TrustDomain, Role: certs.RoleJob, Tenant: "default", Name: "nightly"}
+	for range 3 {
+		_, err := r.relay.dials.forClient(client, tunnel.GrantRequest{Gateway: "corp", Store: "echo", Port: 9, Run: "asked"})
+		wantCode(t, err, "port-mismatch")
+	}
+	asNode := &visit{r: r.relay, identity: node.identity, role: tunnel.RoleControl, node: node}
+	refused := tunnel.Ended{
+		Names: tunnel.Names{Ingress: client.String(), Node: node.identity.String(), Store: "echo", Job: "nightly", Run: "told"},
+		End:   tunnel.RefusedAtNode([16]byte{1}, bundle.CodeStoreRefused),
+	}
+	for range 2 { // the same one
+		if _, err := asNode.ended(t.Context(), tunnel.Ends{Groups: []tunnel.EndsOf{group(refused)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{
+		"asked corp/ echo: 3 port-mismatch store", "night / : 1 job-not-allowed relay",
+		"night corp/ files: 2 job-not-allowed relay", "told corp/n1 echo: 1 store-refused store",
+	}
+	until(t, "they are listed", func() bool {
+		page, err := r.api.Activity(t.Context(), "default", admin.ActivityQuery{Job: "nightly"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, u := range page.Runs {
+			if u.Result != "failed" || u.Streams != 0 {
+				t.Errorf("%+v", u)
+			}
+			got = append(got, fmt.Sprintf("%s %s/%s %s: %d %s %s", u.Run, u.Gateway, u.Node, u.Store, u.Refused, u.Reason, u.Hop))
+		}
+		slices.Sort(got)
+		return slices.Equal(got, want)
+	})
 }
 
 // group is ends of streams with the names of the first.

@@ -252,7 +252,10 @@ func (p *peers) at(tenant, gateway, store string) (node, host string, ok bool) {
 	return node, host, ok
 }
 
+// codeElsewhere is the code of a dial at a relay where the node is not.
+const codeElsewhere = "node-elsewhere"
+
 func errElsewhere(gateway, node, host string) error {
-	return failure("node-elsewhere", "gateway", "dial at that relay; or give the connector both relays in its configuration, and it has a session to each",
+	return failure(codeElsewhere, "gateway", "dial at that relay; or give the connector both relays in its configuration, and it has a session to each",
 		"no node of gateway %s that could serve this is at this relay; node %s is at relay %s", gateway, node, host)
 }

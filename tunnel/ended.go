@@ -33,6 +33,7 @@ type End struct {
 	Resumes, Stalls, Lanes    int
 	Reason                    bundle.Code
 	Remote                    bool // the other end gave the reason
+	Refused                   bool // of a node: the dial was refused for that reason, there was no stream
 
 	at time.Time // when it ended, by this machine's clock
 }
@@ -55,6 +56,11 @@ func EndAtNode(r bundle.Report) End {
 	e := end(r)
 	e.BytesRead, e.ReadCRC32C, e.BytesWritten, e.WrittenCRC32C = r.Sent, r.SentCRC, r.Received, r.ReceivedCRC
 	return e
+}
+
+// RefusedAtNode is a dial that a node refused just now.
+func RefusedAtNode(uuid [16]byte, reason bundle.Code) End {
+	return End{UUID: uuid, Reason: reason, Refused: true, at: time.Now()}
 }
 
 func end(r bundle.Report) End {
@@ -81,8 +87,11 @@ type EndsOf struct {
 // lanes(2) reason(2) flags(1).
 const EndSize = 69
 
-// endRemote is the flag of an end whose reason the other end gave.
-const endRemote = 1
+// Flags of an end.
+const (
+	endRemote  = 1 // the other end gave the reason
+	endRefused = 2 // the dial was refused
+)
 
 // AppendEnd encodes an end.
 func AppendEnd(b []byte, e End) []byte {
@@ -100,6 +109,9 @@ func AppendEnd(b []byte, e End) []byte {
 	var flags byte
 	if e.Remote {
 		flags |= endRemote
+	}
+	if e.Refused {
+		flags |= endRefused
 	}
 	return append(b, flags)
 }
@@ -121,7 +133,7 @@ func (g EndsOf) Decode() ([]End, error) {
 			BytesRead: int64(binary.BigEndian.Uint64(b[32:])), BytesWritten: int64(binary.BigEndian.Uint64(b[40:])),
 			ReadCRC32C: binary.BigEndian.Uint32(b[48:]), WrittenCRC32C: binary.BigEndian.Uint32(b[52:]),
 			Resumes: int(binary.BigEndian.Uint32(b[56:])), Stalls: int(binary.BigEndian.Uint32(b[60:])),
-			Lanes: int(binary.BigEndian.Uint16(b[64:])), Reason: bundle.Code(binary.BigEndian.Uint16(b[66:])), Remote: b[68]&endRemote != 0,
+			Lanes: int(binary.BigEndian.Uint16(b[64:])), Reason: bundle.Code(binary.BigEndian.Uint16(b[66:])), Remote: b[68]&endRemote != 0, Refused: b[68]&endRefused != 0,
 		}
 		list = append(list, e)
 	}

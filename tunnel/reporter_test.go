@@ -118,7 +118,7 @@ func TestReporterBounded(t *testing.T) {
 func TestEndOnTheWire(t *testing.T) {
 	e := End{
 		UUID: [16]byte{1, 15: 16}, Age: 3 * time.Second, Lasted: 90 * time.Minute, BytesRead: 1 << 40, BytesWritten: 7, ReadCRC32C: 0xdeadbeef, WrittenCRC32C: 5,
-		Resumes: 3, Stalls: 4, Lanes: 64, Reason: bundle.CodeStoreReset, Remote: true,
+		Resumes: 3, Stalls: 4, Lanes: 64, Reason: bundle.CodeStoreReset, Remote: true, Refused: true,
 	}
 	text := AppendEnd(nil, e)
 	list, err := EndsOf{Ends: append(AppendEnd(nil, End{}), text...)}.Decode()

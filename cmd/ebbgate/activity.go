@@ -22,11 +22,12 @@ func (a *app) activityList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List what runs did, newest first",
 		Long: `List what runs did: one row for each run of a job, store and node, the one first
-whose last stream ended last. Streams count when they are over.
+whose last stream ended last. Streams count when they are over; dials that were
+refused are no streams, and counted by themselves.
 
 RESULT is that of the worst stream of the run:
   complete  both directions ended well, with the right length and digest
-  failed    the stream was reset; REASON says why
+  failed    the stream was reset, or a dial refused; REASON says why
   lost      one end vanished, and has not said what it knows
   differs   both ends say that all is well, and their numbers are not the same`,
 		Example: `  ebbgate activity list --config relay.yaml
@@ -105,7 +106,7 @@ func sinceError(text string) error {
 }
 
 func activityTable(list admin.Activity) string {
-	rows := [][]string{{"END", "JOB", "RUN", "STORE", "NODE", "STREAMS", "READ", "WRITTEN", "RESUMES", "RESULT", "REASON"}}
+	rows := [][]string{{"END", "JOB", "RUN", "STORE", "NODE", "STREAMS", "REFUSED", "READ", "WRITTEN", "RESUMES", "RESULT", "REASON"}}
 	for _, u := range list.Runs {
 		reason := u.Reason
 		if u.Result == "complete" {
@@ -114,7 +115,7 @@ func activityTable(list admin.Activity) string {
 			reason += " (" + u.Hop + ")"
 		}
 		rows = append(rows, []string{
-			shortTime(u.End), u.Job, shorten(u.Run), u.Gateway + "/" + u.Store, u.Node, strconv.FormatInt(u.Streams, 10),
+			shortTime(u.End), u.Job, shorten(u.Run), dash(strings.Trim(u.Gateway+"/"+u.Store, "/")), dash(u.Node), strconv.FormatInt(u.Streams, 10), strconv.FormatInt(u.Refused, 10),
 			decimal(float64(u.BytesRead)), decimal(float64(u.BytesWritten)), strconv.FormatInt(u.Resumes, 10), u.Result, reason,
 		})
 	}

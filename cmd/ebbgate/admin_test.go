@@ -138,7 +138,7 @@ func serve(t *testing.T) (api string, relay *registrar) {
 
 // goodRun is a run as programs read it.
 const goodRun = `{"job":"nightly","run":"r1","gateway":"corp","node":"n1","store":"files","start":"2026-01-02T03:03:05Z","end":"2026-01-02T03:04:05Z",` +
-	`"streams":2,"bytes_read":1500000,"bytes_written":12,"resumes":3,"result":"complete","reason":"ok","hop":"","stalls":0,"failed":0,"lost":0,"differs":0,"one_sided":0}`
+	`"streams":2,"bytes_read":1500000,"bytes_written":12,"resumes":3,"result":"complete","reason":"ok","hop":"","stalls":0,"failed":0,"lost":0,"differs":0,"refused":0,"one_sided":0}`
 
 func TestAdministration(t *testing.T) {
 	api, relay := serve(t)
@@ -189,8 +189,8 @@ n2    Offline  -        -                        -        0        -            
 		{"job list --tenant empty", "NAME  ALLOW  CREATED  STATE\n", `{"jobs":[]}`},
 		{
 			"activity list --limit 1",
-			`END                  JOB      RUN  STORE       NODE  STREAMS  READ    WRITTEN  RESUMES  RESULT    REASON
-2026-01-02 03:04:05  nightly  r1   corp/files  n1    2        1.5 MB  12 B     3        complete  -
+			`END                  JOB      RUN  STORE       NODE  STREAMS  REFUSED  READ    WRITTEN  RESUMES  RESULT    REASON
+2026-01-02 03:04:05  nightly  r1   corp/files  n1    2        0        1.5 MB  12 B     3        complete  -
 
 older runs are left out: see --since, --job, --node and --limit
 `,
@@ -198,18 +198,18 @@ older runs are left out: see --since, --job, --node and --limit
 		},
 		{
 			"activity list --node corp/n1",
-			`END                  JOB      RUN  STORE       NODE  STREAMS  READ    WRITTEN  RESUMES  RESULT    REASON
-2026-01-02 03:04:05  nightly  r1   corp/files  n1    2        1.5 MB  12 B     3        complete  -
-2026-01-02 03:04:05  nightly  r2   corp/files  n1    2        1.5 MB  12 B     3        differs   ends-differ (node)
+			`END                  JOB      RUN  STORE       NODE  STREAMS  REFUSED  READ    WRITTEN  RESUMES  RESULT    REASON
+2026-01-02 03:04:05  nightly  r1   corp/files  n1    2        0        1.5 MB  12 B     3        complete  -
+2026-01-02 03:04:05  nightly  r2   corp/files  n1    2        0        1.5 MB  12 B     3        differs   ends-differ (node)
 
 stream u of run r2: the ingress says 1 bytes read (0000000a) and 0 written (), the node 2 (0000000b) and 0 ()
 `,
 			`{"runs":[` + goodRun + `,{"job":"nightly","run":"r2","gateway":"corp","node":"n1","store":"files","start":"2026-01-02T03:03:05Z","end":"2026-01-02T03:04:05Z",` +
-				`"streams":2,"bytes_read":1500000,"bytes_written":12,"resumes":3,"result":"differs","reason":"ends-differ","hop":"node","stalls":0,"failed":0,"lost":0,"differs":1,"one_sided":0,` +
+				`"streams":2,"bytes_read":1500000,"bytes_written":12,"resumes":3,"result":"differs","reason":"ends-differ","hop":"node","stalls":0,"failed":0,"lost":0,"differs":1,"refused":0,"one_sided":0,` +
 				`"differences":[{"uuid":"u","ingress":{"bytes_read":1,"bytes_written":0,"read_crc32c":"0000000a","written_crc32c":""},` +
 				`"node":{"bytes_read":2,"bytes_written":0,"read_crc32c":"0000000b","written_crc32c":""}}]}]}`,
 		},
-		{"activity list --tenant empty", "END  JOB  RUN  STORE  NODE  STREAMS  READ  WRITTEN  RESUMES  RESULT  REASON\n", `{"runs":[]}`},
+		{"activity list --tenant empty", "END  JOB  RUN  STORE  NODE  STREAMS  REFUSED  READ  WRITTEN  RESUMES  RESULT  REASON\n", `{"runs":[]}`},
 		{"job revoke nightly", "revoked nightly\n", `{"revoked":"nightly"}`},
 	} {
 		args := append(strings.Fields(tt.args), "--api", api)

@@ -24,6 +24,7 @@ type Run struct {
 	Hop          string    `json:"hop"`
 	Failed       int64     `json:"failed"`
 	Lost         int64     `json:"lost"`
+	Refused      int64     `json:"refused"`
 	OneSided     int64     `json:"one_sided"` // wanted: at most so many
 }
 

@@ -25,7 +25,10 @@
 //	differs   both ends say that all is well, and their bytes or digests are not
 //	          the same: one of them is wrong
 //
-// A run is as bad as its worst stream. A lost stream becomes a failed one when
+// A run is as bad as its worst stream; one whose streams are all complete, and of
+// which a dial was refused, is failed, for that reason. Refused dials
+// ([Recorder.Refuse]) are no streams: a run's row counts them and has the reason of
+// the last one. A lost stream becomes a failed one when
 // the missing half comes after all.
 //
 // # What it does not do

@@ -67,9 +67,8 @@ func (n names) id() string {
 // maxIDs bounds the ids that are remembered.
 const maxIDs = 1024
 
-// runID is the id of a half's run.
-func (r *Recorder) runID(h *Half) string {
-	n := h.names()
+// runID is the id of a run.
+func (r *Recorder) runID(n names) string {
 	id, ok := r.ids[n]
 	if !ok {
 		if len(r.ids) >= maxIDs || r.ids == nil {

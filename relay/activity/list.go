@@ -40,6 +40,7 @@ type Run struct {
 	Streams                        int64
 	Failed, Lost, Differ           int64 // of them
 	OneSided                       int64 // of them, those of which one end has not reported
+	Refused                        int64 // dials that were refused; they are no streams
 	BytesRead, BytesWritten        int64
 	Resumes, Stalls                int64
 	Result, Reason, Hop            string
@@ -126,7 +127,8 @@ func (r *Recorder) reading(ctx context.Context) (*database, error) {
 }
 
 const runColumns = `id, job, run, gateway, node, store, started, ended, streams, bytes_read, bytes_written, resumes, stalls,
- failed, lost, differ, one_sided, failed_reason, failed_hop, lost_reason, lost_hop`
+ failed, lost, differ, one_sided, failed_reason, failed_hop, lost_reason, lost_hop,
+ refused, refused_reason, refused_hop`
 
 // statement is the query as SQL. Each form of it has an index.
 func (q Query) statement() (text string, args []any, err error) {
@@ -169,10 +171,11 @@ func readRuns(ctx context.Context, db *database, limit int, text string, args []
 	var last int64
 	for rows.Next() {
 		var u Run
-		var id, failedReason, failedHop, lostReason, lostHop string
+		var id, failedReason, failedHop, lostReason, lostHop, refusedReason, refusedHop string
 		var started, ended int64
 		if err := rows.Scan(&id, &u.Job, &u.Run, &u.Gateway, &u.Node, &u.Store, &started, &ended, &u.Streams, &u.BytesRead, &u.BytesWritten,
-			&u.Resumes, &u.Stalls, &u.Failed, &u.Lost, &u.Differ, &u.OneSided, &failedReason, &failedHop, &lostReason, &lostHop); err != nil {
+			&u.Resumes, &u.Stalls, &u.Failed, &u.Lost, &u.Differ, &u.OneSided, &failedReason, &failedHop, &lostReason, &lostHop,
+			&u.Refused, &refusedReason, &refusedHop); err != nil {
 			return page, nil, err
 		}
 		if len(page.Runs) == limit {
@@ -187,6 +190,8 @@ func readRuns(ctx context.Context, db *database, limit int, text string, args []
 			u.Result, u.Reason, u.Hop = Lost, lostReason, lostHop
 		case u.Failed > 0:
 			u.Result, u.Reason, u.Hop = Failed, failedReason, failedHop
+		case u.Refused > 0:
+			u.Result, u.Reason, u.Hop = Failed, refusedReason, refusedHop
 		default:
 			u.Result, u.Reason = Complete, ok
 		}

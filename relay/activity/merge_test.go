@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -49,10 +50,7 @@ func TestHalvesMeet(t *testing.T) {
 	r.Note(half(Ingress, 3)) // whose partner never comes
 	r.record(half(Node, 1), half(Node, 4))
 	r.Note(half(Ingress, 4)) // the far half was first
-	r.until("all are written", func() bool { return r.held() == 0 && r.list(Query{})[0].Streams == 4 })
-	if u := r.list(Query{})[0]; u.OneSided != 2 || u.BytesRead != 400 {
-		t.Errorf("alone: %+v", u)
-	}
+	r.until("all are written", func() bool { u := r.list(Query{})[0]; return u.Streams == 4 && u.OneSided == 2 && u.BytesRead == 400 })
 	r.record(half(Node, 2))
 	if u := r.list(Query{})[0]; u.Streams != 4 || u.OneSided != 1 || u.Result != Complete {
 		t.Errorf("late: %+v", u)
@@ -196,4 +194,79 @@ func TestNotedAfterFailure(t *testing.T) {
 	if r.held() != 1 {
 		t.Errorf("%d are held", r.held())
 	}
+}
+
+// refusal is a dial of a run that was refused.
+func refusal(run string) Refusal {
+	return Refusal{Tenant: "t", Job: "j", Run: run, Gateway: "g", Store: "s", At: noon, Reason: "no-node-online", Hop: "gateway"}
+}
+
+func refusalWith(x Refusal, change func(*Refusal)) Refusal {
+	change(&x)
+	return x
+}
+
+// TestRefused: dials that were refused are counted by run, with or without streams;
+// a report counts once.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	r := fresh(t)
+	for range 1000 { // one row
+		r.Refuse(refusal("none"))
+	}
+	again := refusalWith(refusal("again"), func(x *Refusal) { x.UUID, x.Node, x.At = [16]byte{1}, "n", noon.Add(time.Second) })
+	r.Refuse(again)
+	r.Refuse(again)
+	want := []Run{
+		{Job: "j", Run: "again", Gateway: "g", Node: "n", Store: "s", Start: again.At, End: again.At, Refused: 1, Result: Failed, Reason: "no-node-online", Hop: "gateway"},
+		{Job: "j", Run: "none", Gateway: "g", Store: "s", Start: noon, End: noon, Refused: 1000, Result: Failed, Reason: "no-node-online", Hop: "gateway"},
+	}
+	r.until("they are written", func() bool { return cmp.Equal(want, r.list(Query{})) })
+	late := refusalWith(refusal("r"), func(x *Refusal) { x.Node, x.At, x.Reason, x.Hop = "n", noon.Add(time.Hour), "store-refused", "store" })
+	r.record(half(Ingress, 1))
+	r.Refuse(late)
+	r.until("it is in the run of the stream", func() bool { return r.list(Query{})[0].Run == "r" && r.list(Query{})[0].Refused == 1 })
+	if u := r.list(Query{})[0]; u.Streams != 1 || u.Failed != 0 || u.Result != Failed || u.Reason != "store-refused" || u.Hop != "store" || u.BytesRead != 100 || !u.End.Equal(late.At) {
+		t.Errorf("%+v", u)
+	}
+	r.record(ended(half(Ingress, 2), "store-reset", false)) // a stream's reason goes before
+	if u := r.list(Query{})[0]; u.Reason != "store-reset" || u.Failed != 1 || u.Refused != 1 {
+		t.Errorf("%+v", u)
+	}
+	r.Refuse(refusal("last"))
+	r.stop()
+	if after := record(t, r.path, nil).list(Query{}); len(after) != 4 {
+		t.Errorf("after a restart: %+v", after)
+	}
+}
+
+// TestRefusedBounded: a storm of refused dials of ever other runs is a bounded
+// number of rows, and a failure keeps them.
+func TestRefusedBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := New(Config{})
+		const storm = 10_000
+		for n := range storm {
+			r.Refuse(refusal(fmt.Sprint(n)))
+			r.Refuse(refusalWith(refusal(""), func(x *Refusal) { x.UUID, x.Job = [16]byte{byte(n), byte(n >> 8), 1}, fmt.Sprint("j", n%100) }))
+		}
+		r.gather(t.Context())
+		b := r.take(time.Now())
+		r.Refuse(refusal("meanwhile"))
+		r.putBack(b, errors.New("no"))
+		b = r.take(time.Now())
+		var sum int64
+		for _, more := range b.refused.by {
+			sum += more.count
+		}
+		if len(b.refused.by) > 2*maxRefused || sum != 2*storm+1 || len(r.refused.by) != 0 {
+			t.Errorf("%d refusals in %d rows", sum, len(b.refused.by))
+		}
+		for _, known := range r.refused.lately {
+			if len(known) > maxLately {
+				t.Errorf("%d reports are remembered", len(known))
+			}
+		}
+	})
 }

@@ -6,6 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type metrics struct {
 	halves    *prometheus.CounterVec // result
 	results   *prometheus.CounterVec // result
+	refused   *prometheus.CounterVec // result
 	failures  prometheus.Counter
 	waiting   prometheus.Gauge
 	available prometheus.Gauge
@@ -27,6 +28,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"Reports of one end of a stream, by what became of them: recorded, repeated, or dropped because they could not be written.")), []string{"result"}),
 		results: prometheus.NewCounterVec(prometheus.CounterOpts(name("streams_total",
 			"Streams by their result; one whose second half changes it counts again.")), []string{"result"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts(name("refused_total",
+			"Dials that were refused, by what became of them: recorded, summed up for their job because there were too many runs, dropped for the same reason, or repeated.")), []string{"result"}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts(name("write_failures_total",
 			"Times that the database could not be opened or written."))),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts(name("halves_waiting",
@@ -35,7 +38,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"1 while the database can be written, else 0."))),
 	}
 	if reg != nil {
-		reg.MustRegister(m.halves, m.results, m.failures, m.waiting, m.available)
+		reg.MustRegister(m.halves, m.results, m.refused, m.failures, m.waiting, m.available)
 	}
 	return m
 }

@@ -13,19 +13,6 @@ import (
 )
 
 const (
-	// maxWaiting bounds the halves that wait to be written: some 4 MB.
-	maxWaiting = 16 << 10
-	// maxBatch bounds what one transaction writes.
-	maxBatch = 1024
-	// hold is how long a half of this process' own waits for the far one, so that
-	// the stream is written once; maxHeld bounds how many do.
-	hold    = 700 * time.Millisecond
-	maxHeld = maxWaiting / 2
-	// gather is how long halves gather that somebody waits for, gatherMany the same
-	// where there are many: then the two ends of a stream meet.
-	gather     = 10 * time.Millisecond
-	gatherMany = 60 * time.Millisecond
-	many       = 64
 	// retryFirst and retryMost are the pauses between attempts of a database that
 	// fails.
 	retryFirst = 500 * time.Millisecond
@@ -85,6 +72,7 @@ type Recorder struct {
 	own     []own         // this process' own halves, oldest first
 	queue   []entry       // what others reported, oldest first
 	waiting int           // halves in both
+	refused refused       // dials
 	closing bool          // nothing waits for anything any more
 	db      *database     // nil while there is none
 	opened  chan struct{} // closed while db is there or trouble is
@@ -92,25 +80,6 @@ type Recorder struct {
 	broken  error         // a reading found damage
 	lost    int           // halves that were dropped since the log last said so
 	told    time.Time     // when it did
-}
-
-// own is a half of this process' own.
-type own struct {
-	Half
-	since time.Time
-}
-
-// entry is halves that came together, and that somebody waits for.
-type entry struct {
-	halves []Half
-	done   chan error // has room for one
-	since  time.Time
-}
-
-// batch is what one transaction writes.
-type batch struct {
-	own      []own
-	reported []entry
 }
 
 // New makes a recorder; it does no I/O.
@@ -186,23 +155,6 @@ func (r *Recorder) Record(ctx context.Context, halves []Half) error {
 	}
 }
 
-// fitsLocked counts n more halves that wait, where there is room for them.
-func (r *Recorder) fitsLocked(n int) bool {
-	if r.waiting+n > maxWaiting {
-		return false
-	}
-	r.waiting += n
-	r.metrics.waiting.Set(float64(r.waiting))
-	return true
-}
-
-func (r *Recorder) rouse() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
-}
-
 // Run opens the database and writes until ctx ends. Whatever fails is tried
 // again.
 func (r *Recorder) Run(ctx context.Context) {
@@ -241,7 +193,7 @@ func (r *Recorder) close() {
 	for _, e := range r.queue {
 		e.done <- unavailable(r.trouble)
 	}
-	r.own, r.queue, r.waiting = nil, nil, 0
+	r.own, r.queue, r.waiting, r.refused.by = nil, nil, 0, nil
 	if r.db != nil {
 		_ = r.db.close()
 		r.db = nil
@@ -273,7 +225,7 @@ func (r *Recorder) step(ctx context.Context, prune <-chan time.Time) error {
 		return r.replace(db)
 	}
 	b := r.take(time.Now())
-	if len(b.own)+len(b.reported) == 0 {
+	if len(b.own)+len(b.reported)+len(b.refused.by) == 0 {
 		return nil
 	}
 	if err := r.write(context.WithoutCancel(ctx), db, b); err != nil {
@@ -291,90 +243,7 @@ func (r *Recorder) step(ctx context.Context, prune <-chan time.Time) error {
 func (r *Recorder) pending() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.own)+len(r.queue) > 0
-}
-
-// gather lets more come, so that one transaction writes them all, and each stream
-// once.
-func (r *Recorder) gather(ctx context.Context) {
-	for ctx.Err() == nil {
-		r.mu.Lock()
-		wait := r.restLocked(time.Now())
-		r.mu.Unlock()
-		if wait <= 0 {
-			return
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-r.wake:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		timer.Stop()
-	}
-}
-
-// restLocked is how long nothing has to be written yet.
-func (r *Recorder) restLocked(now time.Time) time.Duration {
-	reported := r.waiting - len(r.own)
-	switch {
-	case r.closing, reported >= maxBatch, len(r.own) >= maxHeld:
-		return 0
-	case len(r.queue) > 0 && reported >= many:
-		return gatherMany - now.Sub(r.queue[0].since)
-	case len(r.queue) > 0:
-		return gather - now.Sub(r.queue[0].since)
-	case len(r.own) > 0:
-		return hold - now.Sub(r.own[0].since)
-	}
-	return 0
-}
-
-// take takes what is to be written now: what was reported, with our own halves of
-// these streams, and those of our own that waited long enough.
-func (r *Recorder) take(now time.Time) (b batch) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	far := make(map[[16]byte]struct{})
-	n := 0
-	for i, e := range r.queue {
-		if n += len(e.halves); i > 0 && n > maxBatch {
-			break
-		}
-		b.reported = append(b.reported, e)
-		r.waiting -= len(e.halves)
-		for j := range e.halves {
-			far[e.halves[j].UUID] = struct{}{}
-		}
-	}
-	r.queue = append([]entry(nil), r.queue[len(b.reported):]...)
-	all := r.closing || len(r.own) >= maxHeld
-	kept := r.own[:0]
-	for i := range r.own {
-		h := &r.own[i]
-		_, met := far[h.UUID]
-		if len(b.own) < maxBatch && (met || all || now.Sub(h.since) >= hold) {
-			b.own = append(b.own, *h)
-		} else {
-			kept = append(kept, *h)
-		}
-	}
-	clear(r.own[len(kept):])
-	r.own = kept
-	r.waiting -= len(b.own)
-	r.metrics.waiting.Set(float64(r.waiting))
-	return b
-}
-
-// putBack keeps what was not written for the next attempt; who waits is told.
-func (r *Recorder) putBack(b batch, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, e := range b.reported {
-		e.done <- unavailable(err)
-	}
-	r.own = append(b.own, r.own...)
-	r.waiting += len(b.own)
+	return len(r.own)+len(r.queue)+len(r.refused.by) > 0
 }
 
 func (r *Recorder) sleep(ctx context.Context, d time.Duration) {

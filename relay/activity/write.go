@@ -73,14 +73,15 @@ func marks(first, n int) string {
 
 // change is what a batch adds to a run.
 type change struct {
-	half                           *Half // any of the run's
-	id                             string
+	names                          names
 	started, ended                 int64
 	streams, oneSided              int64
 	read, written, resumes, stalls int64
 	results                        map[string]int64
 	failedReason, failedHop        string
 	lostReason, lostHop            string
+	refused                        int64
+	refusedReason, refusedHop      string
 }
 
 // move takes one verdict of a stream out of the run and another one in, which is
@@ -99,7 +100,6 @@ func (c *change) move(was, is *verdict, sides int) {
 	c.written += is.written - was.written
 	c.resumes += is.resumes - was.resumes
 	c.stalls += is.stalls - was.stalls
-	c.started, c.ended = min(c.started, is.started), max(c.ended, is.ended)
 	switch is.result {
 	case Failed:
 		c.failedReason, c.failedHop = is.reason, is.hop
@@ -111,8 +111,8 @@ func (c *change) move(was, is *verdict, sides int) {
 // insertRun adds to a run. Sums end somewhere above 2^62, so that nobody makes
 // them overflow: a batch adds at most [maxBatch] times [MaxBytes].
 const insertRun = `INSERT INTO runs (id, tenant, job, run, gateway, node, store, started, ended, streams, bytes_read, bytes_written, resumes, stalls,
- failed, lost, differ, one_sided, failed_reason, failed_hop, lost_reason, lost_hop)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+ failed, lost, differ, one_sided, failed_reason, failed_hop, lost_reason, lost_hop, refused, refused_reason, refused_hop)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)
 ON CONFLICT (id) DO UPDATE SET
  started = CASE WHEN excluded.started < runs.started THEN excluded.started ELSE runs.started END,
  ended = CASE WHEN excluded.ended > runs.ended THEN excluded.ended ELSE runs.ended END,
@@ -128,7 +128,10 @@ ON CONFLICT (id) DO UPDATE SET
  failed_reason = CASE WHEN excluded.failed_reason = '' THEN runs.failed_reason ELSE excluded.failed_reason END,
  failed_hop = CASE WHEN excluded.failed_reason = '' THEN runs.failed_hop ELSE excluded.failed_hop END,
  lost_reason = CASE WHEN excluded.lost_reason = '' THEN runs.lost_reason ELSE excluded.lost_reason END,
- lost_hop = CASE WHEN excluded.lost_reason = '' THEN runs.lost_hop ELSE excluded.lost_hop END`
+ lost_hop = CASE WHEN excluded.lost_reason = '' THEN runs.lost_hop ELSE excluded.lost_hop END,
+ refused = runs.refused + excluded.refused,
+ refused_reason = CASE WHEN excluded.refused_reason = '' THEN runs.refused_reason ELSE excluded.refused_reason END,
+ refused_hop = CASE WHEN excluded.refused_reason = '' THEN runs.refused_hop ELSE excluded.refused_hop END`
 
 // stream is what a batch knows of one: a half, or both.
 type stream struct {
@@ -144,7 +147,7 @@ func (s *stream) any() *Half { return cmp.Or(s.halves[Ingress], s.halves[Node]) 
 func (r *Recorder) streams(b batch) (list []stream, repeats int) {
 	at := make(map[streamKey]int)
 	add := func(h *Half) {
-		key := streamKey{r.runID(h), h.UUID}
+		key := streamKey{r.runID(h.names()), h.UUID}
 		i, ok := at[key]
 		if !ok {
 			i = len(list)
@@ -187,6 +190,12 @@ func (r *Recorder) write(ctx context.Context, db *database, b batch) error {
 	defer func() { _ = tx.Rollback() }()
 	w := &writing{recorded: r.cfg.Now().UnixMicro(), db: db, tx: tx, statements: make(map[string]*sql.Stmt), repeats: repeats, changes: make(map[string]*change), results: make(map[string]int)}
 	if err := w.write(ctx, list); err != nil {
+		return err
+	}
+	for n, more := range b.refused.by {
+		w.refuse(r.runID(n), n, more)
+	}
+	if err := w.addUp(ctx); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
@@ -268,7 +277,7 @@ func (w *writing) write(ctx context.Context, list []stream) error {
 			}
 		}
 	}
-	return w.addUp(ctx)
+	return nil
 }
 
 // insert puts streams in, and gives those that were there.
@@ -362,11 +371,7 @@ func (w *writing) put(ctx context.Context, s *stream, h *Half) error {
 // count changes the stream's run by what is known of it now.
 func (w *writing) count(s *stream, was *verdict, sides [2]side, n int) {
 	is := judge(sides[Ingress], sides[Node])
-	c := w.changes[s.run]
-	if c == nil {
-		c = &change{half: s.any(), id: s.run, started: is.started, ended: is.ended, results: make(map[string]int64)}
-		w.changes[s.run] = c
-	}
+	c := w.of(s.run, s.any().names(), is.started, is.ended)
 	c.move(was, &is, n)
 	if was == nil || was.result != is.result {
 		w.results[is.result]++
@@ -374,6 +379,24 @@ func (w *writing) count(s *stream, was *verdict, sides [2]side, n int) {
 	if is.result == Differs {
 		w.differences = append(w.differences, difference{differenceOf(s.uuid, sides[Ingress], sides[Node]), s.any()})
 	}
+}
+
+// of is the change of a run, which lasted from and to.
+func (w *writing) of(id string, n names, started, ended int64) *change {
+	c := w.changes[id]
+	if c == nil {
+		c = &change{names: n, started: started, ended: ended, results: make(map[string]int64)}
+		w.changes[id] = c
+	}
+	c.started, c.ended = min(c.started, started), max(c.ended, ended)
+	return c
+}
+
+// refuse adds refused dials to a run.
+func (w *writing) refuse(id string, n names, more refusals) {
+	c := w.of(id, n, more.first, more.last)
+	c.refused += more.count
+	c.refusedReason, c.refusedHop = more.reason, more.hop
 }
 
 // addUp adds the changes to the runs.
@@ -384,10 +407,10 @@ func (w *writing) addUp(ctx context.Context) error {
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.changes)) {
 		c := w.changes[id]
-		h := c.half
-		if _, err := run.ExecContext(ctx, id, h.Tenant, h.Job, h.Run, h.Gateway, h.Node, h.Store, c.started, c.ended, c.streams,
+		n := c.names
+		if _, err := run.ExecContext(ctx, id, n.tenant, n.job, n.run, n.gateway, n.node, n.store, c.started, c.ended, c.streams,
 			c.read, c.written, c.resumes, c.stalls, c.results[Failed], c.results[Lost], c.results[Differs], c.oneSided,
-			c.failedReason, c.failedHop, c.lostReason, c.lostHop); err != nil {
+			c.failedReason, c.failedHop, c.lostReason, c.lostHop, c.refused, c.refusedReason, c.refusedHop); err != nil {
 			return err
 		}
 	}

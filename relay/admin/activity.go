@@ -35,14 +35,18 @@ type Run struct {
 	BytesRead    int64     `json:"bytes_read"`
 	BytesWritten int64     `json:"bytes_written"`
 	Resumes      int64     `json:"resumes"`
-	Result       string    `json:"result"` // complete, failed, lost or differs: that of its worst stream
-	Reason       string    `json:"reason"` // ok, or the code of that stream's end
+	Result       string    `json:"result"` // complete, failed, lost or differs: that of its worst stream, or of a refused dial
+	Reason       string    `json:"reason"` // ok, or the code of that stream's end or of the refusal
 	Hop          string    `json:"hop"`    // where it happened; empty: nothing did
 	Stalls       int64     `json:"stalls"`
 	// Of the streams, those that did not end well.
 	Failed  int64 `json:"failed"`
 	Lost    int64 `json:"lost"`
 	Differs int64 `json:"differs"`
+	// Refused are dials that were refused; they are no streams. Where all streams are
+	// complete, Reason is that of the last one. A run of refused dials alone has no
+	// streams, and no Node where none was chosen.
+	Refused int64 `json:"refused"`
 	// OneSided are those of which only one end has reported.
 	OneSided int64 `json:"one_sided"`
 	// Differences are streams whose two ends do not say the same, at most ten.
