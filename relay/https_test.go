@@ -2,6 +2,8 @@ package relay
 
 import (
 	"bufio"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -59,4 +61,23 @@ func TestHTTPSStreams(t *testing.T) {
 			<-stopped
 		})
 	}
+}
+
+// TestAuthoritiesVerifyThePublicCertificate: what the API gives of the CA is what a
+// job's program needs at the TLS port.
+func TestAuthoritiesVerifyThePublicCertificate(t *testing.T) {
+	r := startRelay(t, 0)
+	list, err := r.api.Authorities(t.Context())
+	if err != nil || len(list) != 1 || !list[0].Signs || list[0].Generation != 1 || list[0].Until.Before(time.Now()) {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(list[0].Certificate)) {
+		t.Fatal(list[0].Certificate)
+	}
+	conn, err := tls.Dial("tcp", r.ready.TLS, &tls.Config{RootCAs: roots})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
 }

@@ -3,6 +3,7 @@ package relay
 import (
 	"cmp"
 	"context"
+	"encoding/pem"
 	"slices"
 	"strings"
 
@@ -182,4 +183,17 @@ func (r *Relay) endJobs(list []state.JobEnd) {
 		r.endJob(jobKey{j.Tenant, j.Name})
 		r.log.Info("job revoked, at another relay", "tenant", j.Tenant, "job", j.Name)
 	}
+}
+
+// Authorities are the CA's generations.
+func (s service) Authorities(context.Context) (list []admin.Authority, err error) {
+	all := s.r.state.Authorities()
+	for i, a := range all {
+		c := a.Certificate()
+		list = append(list, admin.Authority{
+			Generation: a.Generation(), Signs: i == len(all)-1, From: c.NotBefore.UTC(), Until: c.NotAfter.UTC(),
+			Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})),
+		})
+	}
+	return list, nil
 }

@@ -88,6 +88,11 @@ func (r *registrar) TestStore(_ context.Context, _, gateway, store, node string)
 }
 
 // Activity has a page with a good run and one with a difference, two to a page.
+func (r *registrar) Authorities(context.Context) ([]admin.Authority, error) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	return []admin.Authority{{Generation: 1, From: at, Until: at, Certificate: "one\n"}, {Generation: 2, Signs: true, From: at, Until: at, Certificate: "two\n"}}, nil
+}
+
 func (r *registrar) Activity(_ context.Context, tenant string, q admin.ActivityQuery) (admin.Activity, error) {
 	r.asked = q
 	good := admin.Run{
@@ -210,6 +215,17 @@ stream u of run r2: the ingress says 1 bytes read (0000000a) and 0 written (), t
 				`"node":{"bytes_read":2,"bytes_written":0,"read_crc32c":"0000000b","written_crc32c":""}}]}]}`,
 		},
 		{"activity list --tenant empty", "END  JOB  RUN  STORE  NODE  STREAMS  REFUSED  READ  WRITTEN  RESUMES  RESULT  REASON\n", `{"runs":[]}`},
+		{
+			"certs status",
+			"GENERATION  SIGNS  FROM                 UNTIL\n1           -      2026-01-02 03:04:05  2026-01-02 03:04:05\n2           yes    2026-01-02 03:04:05  2026-01-02 03:04:05\n",
+			`{"authorities":[{"generation":1,"signs":false,"from":"2026-01-02T03:04:05Z","until":"2026-01-02T03:04:05Z","certificate":"one\n"},` +
+				`{"generation":2,"signs":true,"from":"2026-01-02T03:04:05Z","until":"2026-01-02T03:04:05Z","certificate":"two\n"}]}`,
+		},
+		{
+			"certs status --pem", "one\ntwo\n",
+			`{"authorities":[{"generation":1,"signs":false,"from":"2026-01-02T03:04:05Z","until":"2026-01-02T03:04:05Z","certificate":"one\n"},` +
+				`{"generation":2,"signs":true,"from":"2026-01-02T03:04:05Z","until":"2026-01-02T03:04:05Z","certificate":"two\n"}]}`,
+		},
 		{"job revoke nightly", "revoked nightly\n", `{"revoked":"nightly"}`},
 	} {
 		args := append(strings.Fields(tt.args), "--api", api)

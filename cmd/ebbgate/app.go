@@ -61,7 +61,7 @@ usage: the command line itself. ebbgate exec has the command's, and others.`,
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.AddCommand(a.demo(), a.relay(), a.connector(), a.gateway(), a.node(), a.store(), a.job(), a.activity(), a.forward(), a.exec(), a.dial(), a.version())
+	root.AddCommand(a.demo(), a.relay(), a.connector(), a.gateway(), a.node(), a.store(), a.job(), a.activity(), a.certs(), a.forward(), a.exec(), a.dial(), a.version())
 	return root
 }
 

@@ -113,17 +113,22 @@ func (r *Recorder) List(ctx context.Context, q Query) (Page, error) {
 
 // reading waits until there is a database, or a reason why there is none.
 func (r *Recorder) reading(ctx context.Context) (*database, error) {
-	select {
-	case <-r.opened:
-	case <-ctx.Done():
-		return nil, unavailable(ctx.Err())
+	for {
+		r.mu.Lock()
+		opened, db, trouble := r.opened, r.db, r.trouble
+		r.mu.Unlock()
+		switch {
+		case db != nil:
+			return db, nil
+		case trouble != nil:
+			return nil, unavailable(trouble)
+		}
+		select {
+		case <-opened:
+		case <-ctx.Done():
+			return nil, unavailable(ctx.Err())
+		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.db == nil {
-		return nil, unavailable(r.trouble)
-	}
-	return r.db, nil
 }
 
 const runColumns = `id, job, run, gateway, node, store, started, ended, streams, bytes_read, bytes_written, resumes, stalls,

@@ -75,7 +75,7 @@ type Recorder struct {
 	refused refused       // dials
 	closing bool          // nothing waits for anything any more
 	db      *database     // nil while there is none
-	opened  chan struct{} // closed while db is there or trouble is
+	opened  chan struct{} // closed while db is there or trouble is; a new one then takes its place
 	trouble error         // why there is none, or why the last write failed
 	broken  error         // a reading found damage
 	lost    int           // halves that were dropped since the log last said so
@@ -220,6 +220,9 @@ func (r *Recorder) step(ctx context.Context, prune <-chan time.Time) error {
 	if err := r.damage(); err != nil {
 		return r.failed(ctx, db, err)
 	}
+	if !r.pending() {
+		return nil
+	}
 	r.gather(ctx)
 	if r.engine.gone() {
 		return r.replace(db)
@@ -357,6 +360,13 @@ func (r *Recorder) replace(db *database) error {
 func (r *Recorder) drop(db *database) {
 	r.mu.Lock()
 	r.db = nil
+	select {
+	case <-r.opened:
+		if r.trouble == nil { // readers wait for the next one
+			r.opened = make(chan struct{})
+		}
+	default:
+	}
 	r.mu.Unlock()
 	if db != nil {
 		_ = db.close()

@@ -97,6 +97,13 @@ func (c *Client) TestStore(ctx context.Context, tenant, gateway, store, node str
 	return t, err
 }
 
+// Authorities lists the generations of the relay's CA.
+func (c *Client) Authorities(ctx context.Context) ([]Authority, error) {
+	var body struct{ Authorities []Authority }
+	err := c.call(ctx, "GET", &body, nil, "certs")
+	return body.Authorities, err
+}
+
 // call makes one request; path's parts are escaped.
 func (c *Client) call(ctx context.Context, method string, into, body any, path ...string) error {
 	return c.do(ctx, method, into, nil, body, path)

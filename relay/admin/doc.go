@@ -31,6 +31,17 @@ type Service interface {
 	TestStore(ctx context.Context, tenant, gateway, store, node string) (StoreTest, error)
 	// Activity is a page of what runs did.
 	Activity(ctx context.Context, tenant string, q ActivityQuery) (Activity, error)
+	// Authorities are the generations of the relay's CA, oldest first.
+	Authorities(ctx context.Context) ([]Authority, error)
+}
+
+// Authority is a generation of the relay's CA, which holds for all tenants.
+type Authority struct {
+	Generation  int       `json:"generation"`
+	Signs       bool      `json:"signs"` // new certificates
+	From        time.Time `json:"from"`
+	Until       time.Time `json:"until"`
+	Certificate string    `json:"certificate"` // PEM
 }
 
 // Gateway is a logical gateway.

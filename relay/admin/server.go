@@ -125,6 +125,10 @@ func (s *Server) routes() http.Handler {
 		return s.service.TestStore(r.Context(), r.PathValue("tenant"), r.PathValue("gateway"), r.PathValue("store"), body.Node)
 	}))
 	mux.Handle("GET "+tenant+"/activity", s.answer(s.activity))
+	mux.Handle("GET /v1/certs", s.answer(func(r *http.Request) (any, error) {
+		list, err := s.service.Authorities(r.Context())
+		return map[string]any{"authorities": orEmpty(list)}, err
+	}))
 	mux.Handle("/", s.answer(func(r *http.Request) (any, error) {
 		return nil, refused("api-unknown", "use the ebbgate command of the relay's own version", "the API has no %s %s", r.Method, r.URL.Path)
 	}))
