@@ -8,9 +8,12 @@ import (
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
-// farewell is how long the ends of the last streams have to reach a relay when
-// the client stops.
-const farewell = 500 * time.Millisecond
+// farewell is how long relays may take nothing of the ends of the last streams when
+// the client stops; farewellMost is how long they have in all.
+const (
+	farewell     = 500 * time.Millisecond
+	farewellMost = 3 * time.Second
+)
 
 // ended has the end of a stream reported: it is this side's half of the activity
 // record.
@@ -27,9 +30,9 @@ func (c *Client) reportSession(ctx context.Context) (*tunnel.Session, error) {
 // reportLast gives the last ends a moment to reach a relay. What does not is
 // known to the nodes alone.
 func (c *Client) reportLast() {
-	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+	ctx, cancel := context.WithTimeout(context.Background(), farewellMost)
 	defer cancel()
-	if n := c.ends.Flush(ctx); n > 0 {
+	if n := c.ends.Flush(ctx, farewell); n > 0 {
 		c.log.Info("ends of streams were not reported before the end: the activity record has only what the node says", "streams", n)
 	}
 }

@@ -8,9 +8,12 @@ import (
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
-// farewell is how long the ends of the last streams have to reach a relay when
-// the connector stops.
-const farewell = 300 * time.Millisecond
+// farewell is how long relays may take nothing of the ends of the last streams when
+// the connector stops; farewellMost is how long they have in all.
+const (
+	farewell     = time.Second
+	farewellMost = 5 * time.Second
+)
 
 // ended is told the end of each stream by the bundles, and has it reported.
 func (r *running) ended(peer string, req bundle.Request, report bundle.Report) {
@@ -39,9 +42,9 @@ func (r *running) awaitControl(ctx context.Context) (*tunnel.Session, error) {
 // reportLast gives the last ends a moment to reach a relay. What does not is
 // known to the other ends of the streams alone.
 func (r *running) reportLast() {
-	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+	ctx, cancel := context.WithTimeout(context.Background(), farewellMost)
 	defer cancel()
-	if n := r.ends.Flush(ctx); n > 0 {
+	if n := r.ends.Flush(ctx, farewell); n > 0 {
 		r.logger.Warn("ends of streams were not reported before the connector stopped: the activity record has only what their ingresses say", "streams", n)
 	}
 }

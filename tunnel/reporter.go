@@ -98,23 +98,37 @@ func (r *Reporter) rouse() {
 	}
 }
 
-// Flush waits until a relay has all ends, as long as ctx lasts, and tells how many
-// it has not.
-func (r *Reporter) Flush(ctx context.Context) int {
+// Flush waits until a relay has all ends, as long as ctx lasts and relays take some
+// at least every patience, and tells how many they have not.
+func (r *Reporter) Flush(ctx context.Context, patience time.Duration) int {
 	r.once.Do(r.init)
 	r.mu.Lock()
-	empty := r.empty
+	empty, at := r.empty, r.first
 	r.hurry = true
 	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		r.hurry = false
+		r.mu.Unlock()
+	}()
 	r.rouse()
-	select {
-	case <-empty:
-	case <-ctx.Done():
+	for timer := time.NewTimer(patience); ; timer.Reset(patience) {
+		select {
+		case <-empty:
+			timer.Stop()
+			return 0
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		r.mu.Lock()
+		left, now := len(r.waiting), r.first
+		r.mu.Unlock()
+		if left == 0 || now == at || ctx.Err() != nil {
+			timer.Stop()
+			return left
+		}
+		at = now
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.hurry = false
-	return len(r.waiting)
 }
 
 // Run reports until ctx ends.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
@@ -79,7 +80,7 @@ func TestReporter(t *testing.T) {
 	}
 	flush, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
-	if left := r.Flush(flush); left != 0 {
+	if left := r.Flush(flush, time.Minute); left != 0 {
 		t.Errorf("%d ends are left", left)
 	}
 	mu.Lock()
@@ -103,7 +104,7 @@ func TestReporterBounded(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	left := r.Flush(ctx)
+	left := r.Flush(ctx, time.Minute)
 	if left > maxEnds || left+dropped != 3*maxEnds {
 		t.Errorf("%d are left, %d dropped", left, dropped)
 	}
@@ -133,4 +134,39 @@ func TestEndOnTheWire(t *testing.T) {
 	if _, err := (EndsOf{Ends: worst[1:]}).Decode(); err == nil {
 		t.Error("a piece of an end is taken")
 	}
+}
+
+// TestFlush: who stops waits while relays take ends, however many there are, and no
+// longer; in virtual time.
+func TestFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &Reporter{}
+		for n := range 1000 {
+			r.Add(endOf(n))
+		}
+		taking := func(ends int) {
+			for range ends {
+				time.Sleep(600 * time.Millisecond)
+				r.mu.Lock()
+				r.cutLocked(100)
+				r.mu.Unlock()
+			}
+		}
+		start := time.Now()
+		go taking(4)
+		if left := r.Flush(t.Context(), time.Second); left != 600 || time.Since(start) > 4*time.Second {
+			t.Errorf("%d are left after %v", left, time.Since(start))
+		}
+		start = time.Now()
+		go taking(6)
+		if left := r.Flush(t.Context(), time.Second); left != 0 || time.Since(start) != 3600*time.Millisecond {
+			t.Errorf("%d are left after %v", left, time.Since(start))
+		}
+		r.Add(endOf(1))
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if left := r.Flush(ctx, time.Second); left != 1 {
+			t.Errorf("%d are left", left)
+		}
+	})
 }
