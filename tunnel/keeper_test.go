@@ -122,6 +122,7 @@ func TestKeeperRenews(t *testing.T) {
 		}
 		third.Wear("certificate")
 		<-up
+		synctest.Wait() // it has its place
 		cancel()
 		<-third.Done() // at once
 		if err := <-over; err != nil {
