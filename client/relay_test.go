@@ -32,6 +32,7 @@ type testRelay struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 	splice func(net.Conn) net.Conn // what it does to lanes; nil: what it should
+	stall  *stall                  // of its connections
 
 	mu sync.Mutex
 	// guarded by mu
@@ -39,8 +40,10 @@ type testRelay struct {
 	enrolled  int
 	resumed   int // answers with tokens for lanes
 	revoked   bool
-	answering string // the node that answers lanes
-	grantNode string // the identity in grants
+	refuse    string        // the code that grants are refused with
+	pause     chan struct{} // before a grant; nil: none
+	answering string        // the node that answers lanes
+	grantNode string        // the identity in grants
 	grants    []tunnel.GrantRequest
 	lanes     []string // role of the session and class
 	tokens    map[string]bool
@@ -121,7 +124,7 @@ func (r *testRelay) listen() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.addr = ln.Addr().String()
+	r.addr, r.stall = ln.Addr().String(), newStall()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	r.tasks.Go(func() {
@@ -131,7 +134,7 @@ func (r *testRelay) listen() {
 				return
 			}
 			r.tasks.Go(func() {
-				if link, err := tunnel.ServeTLS(ctx, conn, config); err == nil {
+				if link, err := tunnel.ServeTLS(ctx, stalled{conn, r.stall}, config); err == nil {
 					r.serve(ctx, link)
 				}
 			})
@@ -187,6 +190,12 @@ func (r *testRelay) accept(_ context.Context, s *tunnel.Session, peer tunnel.Hel
 
 func (r *testRelay) handle(_ context.Context, s *tunnel.Session, typ string, body json.RawMessage) (any, error) {
 	r.mu.Lock()
+	pause := r.pause
+	r.mu.Unlock()
+	if typ == tunnel.TypeGrant && pause != nil {
+		<-pause
+	}
+	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch typ {
 	case tunnel.TypeEnrol:
@@ -201,6 +210,9 @@ func (r *testRelay) handle(_ context.Context, s *tunnel.Session, typ string, bod
 			return nil, err
 		}
 		r.grants = append(r.grants, req)
+		if r.refuse != "" {
+			return nil, tunnel.Errorf(r.refuse, "gateway", "", "refused")
+		}
 		answer := tunnel.Granted{Grant: fmt.Sprintf("grant-%d", len(r.grants)), Node: r.grantNode, Store: "erp-sql", Expires: time.Now().Add(time.Minute)}
 		for i := range req.Lanes {
 			token := fmt.Sprintf("token-%d-%d", len(r.grants), i)
