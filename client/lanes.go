@@ -140,9 +140,13 @@ func (p *pool) addLane(ctx context.Context, s *strand, b *bundle.Bundle, token s
 		return err
 	}
 	info.Express = class != classBulk
-	lane := &pooledLane{Conn: conn}
-	lane.gone = func() { p.laneGone(s, class, lane) }
-	info.Replaced = lane.gone // its place is free from then on
+	pooled := &pooledLane{Conn: conn}
+	var lane net.Conn = pooled
+	if prompt, ok := conn.(bundle.PromptConn); ok {
+		lane = &promptLane{pooled, prompt}
+	}
+	pooled.gone = func() { p.laneGone(s, class, lane) }
+	info.Replaced = pooled.gone // its place is free from then on
 	p.mu.Lock()
 	s.lanes[class] = lane
 	p.mu.Unlock()
@@ -163,6 +167,21 @@ func (l *pooledLane) Close() error {
 	l.once.Do(l.gone)
 	return l.Conn.Close()
 }
+
+// NetConn is the connection below.
+func (l *pooledLane) NetConn() net.Conn { return l.Conn }
+
+// promptLane is one that can be written without waiting.
+type promptLane struct {
+	*pooledLane
+	prompt bundle.PromptConn
+}
+
+func (l *promptLane) WriteNow(frames ...[]byte) (left bool, err error) {
+	return l.prompt.WriteNow(frames...)
+}
+
+func (l *promptLane) Flush() error { return l.prompt.Flush() }
 
 func (p *pool) laneGone(s *strand, class int, lane net.Conn) {
 	p.mu.Lock()

@@ -10,7 +10,7 @@ const (
 	MaxLanes = 64
 	// lanesShort and lanesLong are how many a bundle begins with, on short and on
 	// long paths.
-	lanesShort = 1
+	lanesShort = 2
 	lanesLong  = 4
 )
 
@@ -89,8 +89,10 @@ func (b *Bundle) wantBulkLocked() {
 		}
 		b.wishLocked()
 	}
+	now := time.Now()
+	g.usedAt = now
 	if g.at.IsZero() && g.long {
-		b.judgeLocked(time.Now())
+		b.judgeLocked(now)
 	}
 	if b.role == roleIngress && g.have < max(g.own, g.far) {
 		b.missLocked()
@@ -266,7 +268,7 @@ func (b *Bundle) thinLocked(now time.Time) {
 	if !g.at.IsZero() || now.Sub(g.usedAt) < growIdle {
 		return
 	}
-	if g.own > lanesShort {
+	if g.own > 1 {
 		g.own = 0
 		b.wishLocked()
 	}
