@@ -256,9 +256,9 @@ func (d *dialer) connectTCP(ctx context.Context, st config.Store, to netip.AddrP
 			return errors.Join(setLingerZero(rc), bundle.BeginCongestion("tcp", address, rc))
 		},
 	}
-	conn, err := nd.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
+	conn, err := nd.DialContext(ctx, "tcp", to.String()) // DialTCP binds, which takes a port from all other connections
 	if err != nil {
 		return nil, err
 	}
-	return conn, nil // TCP_NODELAY is what net sets
+	return conn.(*net.TCPConn), nil // TCP_NODELAY is what net sets
 }
