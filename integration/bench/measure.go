@@ -52,6 +52,10 @@ var wanMeasures = []measure{
 	{"down1", kindFlowDown, 1},
 	{"up8", kindFlowUp, 8},
 	{"down8", kindFlowDown, 8},
+	{"up16", kindFlowUp, 16},
+	{"down16", kindFlowDown, 16},
+	{"up64", kindFlowUp, 64},
+	{"down64", kindFlowDown, 64},
 }
 
 func measureNames(measures []measure) []string {

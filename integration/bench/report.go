@@ -230,11 +230,13 @@ func (r *report) printLAN(w io.Writer, f *section) {
 func (r *report) printWAN(w io.Writer, f *section) {
 	fmt.Fprintf(w, "\n%v; %d × %.1f s after %.1f s\n\n", f.Condition, f.Rounds, f.Seconds, r.Ramp)
 	f.table(w, []string{
-		"MB/s", "up 1", "down 1", "up 8", "down 8", "CPU s/GB up 1 (relay+node+job)",
+		"MB/s", "up 1", "down 1", "up 8", "down 8", "up 16 / down 16", "up 64 / down 64", "CPU s/GB up 1 (relay+node+job)",
 		"round trip p50 / p99 ms, up 1", "down 1", "dial p50 / p99 ms, up 1", "down 1", "dial p50 ms, idle",
 	}, func(f *rowFound) []string {
 		return []string{
 			f.cell("up1", "%.2f", mbps), f.cell("down1", "%.2f", mbps), f.cell("up8", "%.2f", mbps), f.cell("down8", "%.2f", mbps),
+			f.cell("up16", "%.2f", mbps) + " / " + f.cell("down16", "%.2f", mbps),
+			f.cell("up64", "%.2f", mbps) + " / " + f.cell("down64", "%.2f", mbps),
 			f.parts("up1", "%.2f", 1, cpu),
 			f.cell("up1", "%.0f", millis50) + " / " + f.cell("up1", "%.0f", millis99),
 			f.cell("down1", "%.0f", millis50) + " / " + f.cell("down1", "%.0f", millis99),

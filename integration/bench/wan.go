@@ -42,14 +42,20 @@ type trial struct {
 	loss       float64
 	congestion string
 	rows       []string
-	eight      []string // rows that are also measured with 8 streams
+	more       map[string][]string // rows' measures beside up1 and down1
 }
+
+// eight streams at once.
+var eight = []string{"up8", "down8"}
+
+// manyTCP are as many TCP connections as a bundle has lanes: what one stream over them can reach.
+var manyTCP = []string{"up16", "down16", "up64", "down64"}
 
 var trials = []trial{
 	{0, onlyCubic, []string{"direct", "naive", "frp", "chisel", "forward-tls"}, nil},
 	{0.01, onlyCubic, []string{
 		"direct", "naive", "ssh", "frp", "chisel", "port-tls", "forward-tls", "forward-quic", "forward-wss", "forward-tls-64",
-	}, []string{"naive", "forward-tls"}},
+	}, map[string][]string{"direct": manyTCP, "naive": eight, "forward-tls": eight}},
 	{0.01, defaultBBR, []string{"direct", "naive", "frp", "chisel"}, nil},
 	{0.01, allowingBBR, []string{"port-tls", "forward-tls", "forward-tls-8"}, nil},
 }
@@ -176,11 +182,7 @@ func (t trial) run(ctx context.Context, f *section, link *wanLink, s site, o opt
 func (t trial) measure(ctx context.Context, found *rowFound, p *path, link *wanLink, o options) error {
 	for range o.wanRounds {
 		for _, m := range wanMeasures {
-			usual := []string{"up1", "down1"}
-			if slices.Contains(t.eight, found.Name) {
-				usual = append(usual, "up8", "down8")
-			}
-			if !wanted(o.measures, usual, m.name) {
+			if !wanted(o.measures, append([]string{"up1", "down1"}, t.more[found.Name]...), m.name) {
 				continue
 			}
 			if err := found.measure(ctx, m, p, o); err != nil {
