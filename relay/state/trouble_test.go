@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
+	"time"
 )
 
 func TestOpenTwice(t *testing.T) {
@@ -249,7 +250,7 @@ func testConcurrent(t *testing.T, opt Options) {
 	for range 4 {
 		readers.Go(func() {
 			last := int64(0)
-			for ctx.Err() == nil {
+			for look := time.NewTicker(time.Millisecond); ctx.Err() == nil; <-look.C { // without it they take the machine
 				now := s.current.Load()
 				if now.instance.revision() < last {
 					t.Errorf("revision %d after %d", now.instance.revision(), last)
