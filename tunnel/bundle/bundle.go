@@ -37,6 +37,7 @@ type Bundle struct {
 	growth      growth // and how many for bulk
 	level       level  // and how much of it may be under way
 	delivered   uint64 // bytes that LACKs covered, on all lanes
+	directly    uint64 // and on direct ones for bulk
 	chunk       int    // most bytes that are read from a socket at once
 	local, peer string // identities of the first lane, and so of all
 	incarnation uint64 // of the far end

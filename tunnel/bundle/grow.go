@@ -29,6 +29,8 @@ const (
 	// thinLane is how many bytes a lane has under way at most where loss holds it
 	// back: more lanes are added at once then.
 	thinLane = 64 << 10
+	// enoughLane is the same for lanes that need no help any more.
+	enoughLane = thinLane * 3 / 2
 )
 
 // growth is how many direct lanes for bulk a bundle would use: as many as fill
@@ -37,7 +39,8 @@ const (
 //
 // Where that is as many as there may be and each moves little all the same, bulk
 // uses the session lanes beside them: on QUIC, too, which is the better way where a
-// network holds TCP back. Each lane takes what it can carry.
+// network holds TCP back. Each lane takes what it can carry; so it is goodput that
+// decides. When the direct lanes carry enough again, they do so alone.
 //
 // Each end judges by what it sends. The ingress makes lanes, so a node tells it
 // what it would use, and the most that it lets the bundle have.
@@ -56,6 +59,7 @@ type growth struct {
 	usedAt  time.Time // when bulk was last seen
 	began   time.Time // of this judgement
 	from    uint64    // delivered then
+	fromTCP uint64    // and of that, over direct lanes
 	number  uint      // lanes that there ever were then
 	look    uint32    // counts looks
 	looks   int
@@ -179,7 +183,7 @@ func (b *Bundle) chunkLocked() int {
 func (b *Bundle) judgeLocked(now time.Time) {
 	g := &b.growth
 	g.usedAt = now
-	g.began, g.from, g.number, g.looks, g.waited = now, b.delivered, b.laneCount, 0, 0
+	g.began, g.from, g.fromTCP, g.number, g.looks, g.waited = now, b.delivered, b.directly, b.laneCount, 0, 0
 	g.at = now.Add(max(growLook, b.growth.least))
 	b.armLocked(g.at)
 }
@@ -205,19 +209,22 @@ func (b *Bundle) growLocked(now time.Time) {
 		g.at = now.Add(max(growLook, b.growth.least))
 		return
 	}
-	if g.number == b.laneCount && g.have > 0 && g.have >= g.own {
-		rate := float64(b.delivered-g.from) / now.Sub(g.began).Seconds()
-		b.weighLocked(now, rate)
+	if g.number == b.laneCount && g.have > 0 && g.have >= min(g.own, g.most) {
+		elapsed := now.Sub(g.began).Seconds()
+		rate := float64(b.delivered-g.from) / elapsed
+		b.weighLocked(now, rate, float64(b.directly-g.fromTCP)/elapsed)
 		g.last = rate
 	}
 	b.judgeLocked(now)
 }
 
-// weighLocked decides about more lanes.
-func (b *Bundle) weighLocked(now time.Time, rate float64) {
+// weighLocked decides about more lanes, and whether session lanes help.
+func (b *Bundle) weighLocked(now time.Time, rate, directly float64) {
 	g := &b.growth
 	rises := rate > 1.1*g.last // by itself
-	thin := rate/float64(g.have)*b.growth.least.Seconds() < thinLane
+	each := directly / float64(g.have) * g.least.Seconds()
+	thin := each < thinLane
+	g.all = g.all && each < enoughLane
 	little := g.before > 0 && rate < g.before*(1+growGain*(g.step-1))
 	switch {
 	case g.waited*4 < growLooks*3, b.level.limit > 0, now.Before(g.settled), rises && (little || !thin):
@@ -243,7 +250,7 @@ func (b *Bundle) weighLocked(now time.Time, rate float64) {
 
 // joinedLocked begins a judgement anew where the lanes that were wanted are there.
 func (b *Bundle) joinedLocked() {
-	if g := &b.growth; !g.at.IsZero() && g.have >= g.own {
+	if g := &b.growth; !g.at.IsZero() && g.have >= min(g.own, g.most) {
 		b.judgeLocked(time.Now())
 	}
 }

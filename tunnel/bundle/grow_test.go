@@ -3,6 +3,7 @@ package bundle
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -202,34 +203,77 @@ func TestNodeLimitsLanes(t *testing.T) {
 	})
 }
 
-// TestSessionLanesHelp: where TCP is held back, bulk goes over the session as well.
+// TestSessionLanesHelp: where TCP is held back, bulk goes over the session as well, and most of it there; once TCP
+// carries enough again, over TCP alone. It does not go to and fro between them.
 func TestSessionLanesHelp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		open, stores := storeServer()
-		p := newPair(t, time.Minute, open)
-		p.node.LimitLanes(8)
-		held := func() *road { return &road{delay: 40 * time.Millisecond, each: 10e3} }
-		free := func() *road { return &road{delay: 40 * time.Millisecond, each: 500e3} }
-		p.roadLane(LaneInfo{Express: true, Direct: true}, free(), free())
-		p.roadLane(LaneInfo{}, free(), free())
-		up, down := held(), held()
-		p.roadLane(LaneInfo{Direct: true}, up, down)
-		stop := p.longRoads(up, down)
-		time.Sleep(time.Second)
-		for _, way := range []string{"up", "down"} {
-			s := p.carry(stores)
-			from, to := net.Conn(s.job), net.Conn(s.store)
-			if way == "down" {
-				from, to = to, from
+	for _, up := range []bool{true, false} {
+		t.Run(fmt.Sprintf("up=%v", up), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				open, stores := storeServer()
+				p := newPair(t, time.Minute, open)
+				p.node.LimitLanes(2)
+				road40 := func(each float64) *road { return &road{delay: 40 * time.Millisecond, each: each} }
+				p.roadLane(LaneInfo{Express: true, Direct: true}, road40(500e3), road40(500e3))
+				p.roadLane(LaneInfo{}, road40(500e3), road40(500e3))
+				there, back := road40(40e3), road40(40e3)
+				p.roadLane(LaneInfo{Direct: true}, there, back)
+				stop := p.longRoads(there, back)
+				defer stop()
+				time.Sleep(time.Second)
+				s := p.carry(stores)
+				from, to, sender := net.Conn(s.job), net.Conn(s.store), p.ingress
+				if !up {
+					from, to = to, from
+					p.node.mu.Lock()
+					for _, b := range p.node.bundles {
+						sender = b
+					}
+					p.node.mu.Unlock()
+				}
+				changes := watchHelp(t, sender)
+				copied(from, to, copyFor)
+				if n := copied(from, to, copyFor/2); float64(n) < 400e3*copyFor.Seconds()/2 {
+					t.Errorf("%d bytes, the session's lane carries 500 KB/s", n)
+				}
+				if n := changes(); n != 1 {
+					t.Errorf("the session's lanes began or ceased to help %d times, want once", n)
+				}
+				for _, r := range []*road{there, back} {
+					r.mu.Lock()
+					r.each = 1.5e6
+					r.mu.Unlock()
+				}
+				copied(from, to, copyFor/2)
+				if n := copied(from, to, copyFor/5); float64(n) < 2e6*copyFor.Seconds()/5 {
+					t.Errorf("%d bytes, the direct lanes carry 3 MB/s", n)
+				}
+				if n := changes(); n != 2 {
+					t.Errorf("the session's lanes began or ceased to help %d times, want twice", n)
+				}
+				_ = s.job.Close()
+				<-s.report
+			})
+		})
+	}
+}
+
+// watchHelp counts how often session lanes begin or cease to help.
+func watchHelp(t *testing.T, b *Bundle) (changes func() int) {
+	ctx, was, n := t.Context(), false, 0
+	go func() {
+		for ctx.Err() == nil {
+			b.mu.Lock()
+			if b.growth.all != was {
+				was = !was
+				n++
 			}
-			copied(from, to, copyFor)
-			if n := copied(from, to, copyFor); float64(n) < 250e3*copyFor.Seconds() {
-				t.Errorf("%s: %d bytes, the session's lane carries 500 KB/s", way, n)
-			}
-			s.job.Close()
-			<-s.report
-			time.Sleep(time.Second)
+			b.mu.Unlock()
+			time.Sleep(10 * time.Millisecond)
 		}
-		stop()
-	})
+	}()
+	return func() int {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return n
+	}
 }

@@ -253,6 +253,9 @@ func (l *lane) lackLocked(taken uint64) error {
 		return nil
 	}
 	l.b.delivered += taken - l.lacked
+	if l.info.Direct && !l.info.Express {
+		l.b.directly += taken - l.lacked
+	}
 	l.lacked, l.heardAt = taken, time.Now()
 	l.saidAt = l.heardAt
 	l.trustLocked()
