@@ -16,6 +16,7 @@ import (
 
 	"github.com/ebbgate/ebbgate/integration/oracle"
 	"github.com/ebbgate/ebbgate/integration/proc"
+	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
 // gated is a job's connection that reads nothing before the gate opens.
@@ -36,6 +37,9 @@ func TestMemory(t *testing.T) {
 	streams, limit, size := 500, 128<<20, int64(512<<10)
 	if full {
 		streams, limit, size = 2000, 256<<20, 1<<20
+	}
+	if os.Getenv(rig.RaceEnv) != "" {
+		t.Skip("NOT RUN: the race detector takes several times the memory")
 	}
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
