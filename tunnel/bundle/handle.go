@@ -168,7 +168,7 @@ func (b *Bundle) openLocked(l *lane, body []byte) error {
 		}
 		return nil
 	}
-	if b.seen.has(id) {
+	if id != 0 && b.seen.has(id) {
 		b.cfg.Metrics.dropped.WithLabelValues("stream-over").Inc()
 		return nil
 	}
