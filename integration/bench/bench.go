@@ -157,11 +157,11 @@ func lan(ctx context.Context, r *report, s site, o options) error {
 	}
 	for round := range o.rounds {
 		for _, m := range measures {
-			if !wanted(o.measures, nil, m.name) || (m.kind == kindIdle && round > 0) {
+			if !wanted(o.measures, nil, m.name) || (m.kind == kindIdle && round > 0) || (m.kind == kindLane && round < o.rounds-1) {
 				continue
 			}
 			for _, found := range f.Rows {
-				if paths[found] == nil {
+				if paths[found] == nil || m.kind == kindLane && paths[found].way.Relay == "" {
 					continue
 				}
 				if err := found.measure(ctx, m, paths[found], o); err != nil {

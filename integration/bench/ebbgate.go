@@ -141,6 +141,6 @@ func (p *path) forward(ctx context.Context, s *site, carrier, token string) erro
 		return err
 	}
 	p.add("job", f.Process)
-	p.way = way{Addr: f.Addr}
+	p.way = way{Addr: f.Addr, Relay: strings.Join(relays, ","), Token: token, Carrier: carrier}
 	return nil
 }

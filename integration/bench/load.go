@@ -21,6 +21,8 @@ type way struct {
 	Addr    string       // of the store, or of what leads to it
 	Ingress *rig.Ingress // to be asked for Target, instead of Addr
 	Target  string
+
+	Relay, Token, Carrier string // of an ingress beside the job; for Go programs
 }
 
 // dial connects and waits for the store's greeting.
@@ -115,6 +117,8 @@ func loadRole(ctx context.Context) error {
 		r, err = l.flow(ctx)
 	case kindIdle:
 		return l.idle(ctx)
+	case kindLane:
+		return l.lanes(ctx)
 	default:
 		err = fmt.Errorf("bench: BUG: no kind %q", l.Measure)
 	}

@@ -20,6 +20,7 @@ const (
 	kindDials = "dials"
 	kindGreet = "greet" // a dial up to the store's greeting
 	kindIdle  = "idle"
+	kindLane  = "lane" // memory of idle lanes
 
 	kindFlowUp   = "flow-up"
 	kindFlowDown = "flow-down"
@@ -32,7 +33,7 @@ type measure struct {
 	streams    int // 0: as the flags say
 }
 
-// measures are taken in this order. Idle memory is taken once, before anything else made the heaps grow.
+// measures are taken in this order. Memory is taken once, that of streams before anything else made the heaps grow.
 var measures = []measure{
 	{"idle", kindIdle, 0},
 	{"up1", kindUp, 1},
@@ -42,6 +43,7 @@ var measures = []measure{
 	{"rtt", kindRTT, 1},
 	{"dial", kindDial, 1},
 	{"dials", kindDials, 0},
+	{"lane", kindLane, 0}, // the last: what is left of its clients waits for them for a while
 }
 
 // wanMeasures are those of the long way. Throughput is what arrives in a time after a ramp, and round trips and dials
@@ -78,6 +80,7 @@ type sample struct {
 	Failure    string             `json:"failure,omitempty"`
 	IdleMemory map[string]float64 `json:"bytes_per_stream,omitempty"` // by part
 	Idle       int                `json:"idle_streams,omitempty"`     // of which IdleMemory is
+	LaneMemory map[string]float64 `json:"bytes_per_lane,omitempty"`   // by part
 
 	// Of flows; P50 and P99 are round trips' then.
 	DialP50 time.Duration `json:"dial_p50_ns,omitempty"`
@@ -98,6 +101,8 @@ func (s sample) String() string {
 		return fmt.Sprintf("%.0f MB/s, %.2f CPU s/GB", s.MBps, sum(s.CPU))
 	case s.PerSecond > 0:
 		return fmt.Sprintf("%.0f/s, p50 %v", s.PerSecond, s.P50)
+	case s.LaneMemory != nil:
+		return fmt.Sprintf("%.1f KB a lane", sum(s.LaneMemory)/1024)
 	case s.IdleMemory != nil:
 		return fmt.Sprintf("%.1f KB a stream of %d", sum(s.IdleMemory)/1024, s.Idle)
 	default:
@@ -109,6 +114,9 @@ func (s sample) String() string {
 func (m measure) take(ctx context.Context, p *path, o options) (sample, error) {
 	if m.kind == kindIdle {
 		return takeIdle(ctx, p, o.idle*p.idle)
+	}
+	if m.kind == kindLane {
+		return takeLanes(ctx, p)
 	}
 	l := load{Way: p.way, Measure: m.kind, Streams: m.streams, For: o.seconds}
 	switch m.kind {
@@ -189,7 +197,7 @@ func quantiles(each []time.Duration) (p50, p99 time.Duration) {
 func takeIdle(ctx context.Context, p *path, idle int) (sample, error) {
 	var weight [2]map[string]int64
 	for i, streams := range []int{max(1, idle/10), idle} {
-		hold, err := holdIdle(ctx, p, streams)
+		hold, err := hold(ctx, p, kindIdle, streams)
 		if err != nil {
 			return sample{}, err
 		}
@@ -218,9 +226,9 @@ func takeIdle(ctx context.Context, p *path, idle int) (sample, error) {
 	return s, pause(ctx, time.Second)
 }
 
-// holdIdle starts a load that holds idle streams.
-func holdIdle(ctx context.Context, p *path, streams int) (*proc.Process, error) {
-	spec, err := roleSpec(p.near, "load", load{Way: p.way, Measure: kindIdle, Streams: streams})
+// hold starts a load that holds so many idle streams.
+func hold(ctx context.Context, p *path, kind string, streams int) (*proc.Process, error) {
+	spec, err := roleSpec(p.near, "load", load{Way: p.way, Measure: kind, Streams: streams})
 	if err != nil {
 		return nil, err
 	}

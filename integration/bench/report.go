@@ -169,6 +169,7 @@ func (f *rowFound) parts(name, format string, unit float64, of func(sample) map[
 func mbps(s sample) float64                  { return s.MBps }
 func cpu(s sample) map[string]float64        { return s.CPU }
 func idleMemory(s sample) map[string]float64 { return s.IdleMemory }
+func laneMemory(s sample) map[string]float64 { return s.LaneMemory }
 func micros50(s sample) float64              { return float64(s.P50) / 1e3 }
 func micros99(s sample) float64              { return float64(s.P99) / 1e3 }
 func millis50(s sample) float64              { return float64(s.P50) / 1e6 }
@@ -217,12 +218,13 @@ func (r *report) printLAN(w io.Writer, f *section) {
 	})
 	f.table(w, []string{
 		"", "round trip p50 µs", "p99 µs", "dial p50 ms", "p99 ms",
-		fmt.Sprintf("dials/s by %d", r.Workers), "KB per idle stream (relay+node+job)",
+		fmt.Sprintf("dials/s by %d", r.Workers), "KB per idle stream (relay+node+job)", "per idle lane",
 	}, func(f *rowFound) []string {
 		return []string{
 			f.cell("rtt", "%.0f", micros50), f.cell("rtt", "%.0f", micros99),
 			f.cell("dial", "%.2f", millis50), f.cell("dial", "%.2f", millis99),
 			f.cell("dials", "%.0f", perSecond), f.parts("idle", "%.1f", 1024, idleMemory),
+			f.parts("lane", "%.1f", 1024, laneMemory),
 		}
 	})
 }
