@@ -60,7 +60,7 @@ func (c *chunk) writtenLocked() {
 func (s *Stream) push(buf *buffer, n int) bool {
 	b := s.b
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	defer b.unlock()
 	if s.phase != phaseOpen {
 		b.cfg.Pool.kept.release(buf.size())
 		buf.give()
