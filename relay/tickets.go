@@ -17,8 +17,12 @@ import (
 // ticketLife is how long a lane's token waits to be used.
 const ticketLife = 10 * time.Second
 
-// maxTickets bounds the tokens that wait.
-const maxTickets = 1 << 16
+const (
+	// maxTickets bounds the tokens that wait.
+	maxTickets = 1 << 16
+	// sweepEvery is how often those are looked for that are too old.
+	sweepEvery = time.Second
+)
 
 // tickets are the one-time tokens of lanes: those with which a client asks for a
 // lane to a node, and those with which a node's direct lane finds who waits for
@@ -27,6 +31,7 @@ type tickets struct {
 	mu sync.Mutex
 	// guarded by mu
 	waiting map[string]ticket
+	swept   time.Time
 	lanes   sync.WaitGroup
 }
 
@@ -52,17 +57,27 @@ func (t *tickets) add(made ticket) (string, error) {
 	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for k, old := range t.waiting {
-		if now.After(old.expires) {
-			delete(t.waiting, k)
-		}
-	}
+	t.sweepLocked(now)
 	if len(t.waiting) >= maxTickets {
 		return "", failure("relay-busy", "relay", "try again", "too many lanes are being made")
 	}
 	made.expires = now.Add(ticketLife)
 	t.waiting[token] = made
 	return token, nil
+}
+
+// sweepLocked takes out what is too old, now and then: with each token it would
+// cost more the more of them wait.
+func (t *tickets) sweepLocked(now time.Time) {
+	if now.Sub(t.swept) < sweepEvery {
+		return
+	}
+	t.swept = now
+	for k, old := range t.waiting {
+		if now.After(old.expires) {
+			delete(t.waiting, k)
+		}
+	}
 }
 
 // expect makes a token for a node's direct lane. Its connection comes over
