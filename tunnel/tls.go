@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
 
 const (
@@ -57,6 +59,7 @@ func newTLSLink(ctx context.Context, conn *tls.Conn, records *recordConn, mux mu
 		_ = conn.Close()
 		return nil, fmt.Errorf("tunnel: the peer chose the protocol %q, not %s", state.NegotiatedProtocol, ALPN)
 	}
+	bundle.SettleCongestion(records)
 	carrier, ahead := TLS, readAhead
 	config := yamuxConfig()
 	if len(state.PeerCertificates) == 0 {
