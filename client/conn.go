@@ -34,17 +34,10 @@ type Conn struct {
 	stream carrier
 	local  Addr
 	remote Addr
-	// Each direction is a pipe without a buffer: a byte that was read is a byte
-	// that the application has, and a slow reader holds the store back.
-	down, downFar net.Conn // from the store
-	up, upFar     net.Conn // to the store
-	done          chan struct{}
+	pipe   *bundle.Pipe
+	done   chan struct{}
 
 	closed atomic.Bool  // by the application
-	half   atomic.Bool  // the application has ended its direction
-	ended  atomic.Bool  // the store has ended its direction, and well
-	cut    atomic.Bool  // a Write was not taken whole
-	writes atomic.Int32 // under way
 	read   atomic.Int64 // bytes that the application has
 	wrote  atomic.Int64 // bytes that the stream has
 	drop   atomic.Int64 // bytes that came after Close
@@ -73,8 +66,7 @@ func (a Addr) String() string { return string(a) }
 
 func newConn(stream carrier, target Target, local, remote Addr) *Conn {
 	c := &Conn{stream: stream, target: target, local: local, remote: remote, done: make(chan struct{}), start: time.Now()}
-	c.down, c.downFar = net.Pipe()
-	c.up, c.upFar = net.Pipe()
+	c.pipe = bundle.NewPipe(local, remote, c.late)
 	c.timer = time.AfterFunc(time.Hour, func() { c.stream.Reset(bundle.CodeJobReset) })
 	c.timer.Stop()
 	return c
@@ -82,7 +74,7 @@ func newConn(stream carrier, target Target, local, remote Addr) *Conn {
 
 // carry moves the stream's bytes until it is over.
 func (c *Conn) carry() Report {
-	report := c.stream.Carry(farEnd{c}, nil)
+	report := c.stream.Carry(c.pipe.Socket(), nil)
 	c.timer.Stop()
 	c.report = reportOf(c.target, report)
 	close(c.done)
@@ -94,16 +86,14 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	n, err := c.down.Read(p)
+	n, err := c.pipe.Read(p)
 	c.read.Add(int64(n))
 	switch {
 	case err == nil:
 		return n, nil
 	case c.closed.Load():
 		return n, net.ErrClosed
-	case errors.Is(err, io.EOF) && c.ended.Load():
-		return n, io.EOF
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, bundle.ErrCut):
 		return n, c.badEnd()
 	}
 	return n, err
@@ -111,24 +101,21 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // Write hands p to the stream; it waits while the store takes nothing.
 func (c *Conn) Write(p []byte) (int, error) {
-	c.writes.Add(1)
-	defer c.writes.Add(-1)
 	switch {
 	case c.closed.Load():
 		return 0, net.ErrClosed
 	case len(p) == 0:
 		return 0, nil
 	}
-	n, err := c.up.Write(p)
+	n, err := c.pipe.Write(p)
 	c.wrote.Add(int64(n))
-	c.cut.Store(n < len(p))
 	if err == nil {
 		return n, nil
 	}
 	switch {
 	case c.closed.Load():
 		return n, net.ErrClosed
-	case c.half.Load():
+	case c.pipe.Half():
 		return n, syscall.EPIPE
 	case errors.Is(err, io.ErrClosedPipe):
 		return n, c.badEnd()
@@ -151,11 +138,10 @@ func (c *Conn) CloseWrite() error {
 	switch {
 	case c.closed.Load():
 		return net.ErrClosed
-	case c.over() && !c.half.Load():
+	case c.over() && !c.pipe.Half():
 		return c.badEnd()
 	}
-	c.half.Store(true)
-	return c.up.Close()
+	return c.pipe.CloseWrite()
 }
 
 func (c *Conn) over() bool {
@@ -179,15 +165,15 @@ func (c *Conn) over() bool {
 func (c *Conn) Close() error {
 	c.closer.Do(func() {
 		c.closed.Store(true)
-		if c.writes.Load() > 0 || c.cut.Load() {
+		if !c.pipe.Whole() {
 			c.stream.Reset(bundle.CodeJobReset)
 		}
 		c.timer.Reset(closeTime)
 		if c.over() {
 			c.timer.Stop()
 		}
-		_ = c.down.Close()
-		_ = c.up.Close()
+		_ = c.pipe.CloseRead()
+		_ = c.pipe.CloseWrite()
 	})
 	return nil
 }
@@ -225,10 +211,10 @@ func (c *Conn) SetDeadline(t time.Time) error {
 }
 
 // SetReadDeadline bounds Reads, those that wait already too.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.deadline(c.down.SetReadDeadline(t)) }
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.deadline(c.pipe.SetReadDeadline(t)) }
 
 // SetWriteDeadline bounds Writes, those that wait already too.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.deadline(c.up.SetWriteDeadline(t)) }
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.deadline(c.pipe.SetWriteDeadline(t)) }
 
 // deadline makes of a pipe's answer what a TCP connection says: a deadline that
 // has nothing left to bound is no error.
@@ -239,36 +225,5 @@ func (c *Conn) deadline(err error) error {
 	return nil
 }
 
-// farEnd is the Conn as its stream sees it: a socket.
-type farEnd struct{ c *Conn }
-
-func (f farEnd) Read(p []byte) (int, error) { return f.c.upFar.Read(p) }
-
-func (f farEnd) Write(p []byte) (int, error) {
-	n, err := f.c.downFar.Write(p)
-	if err != nil && f.c.closed.Load() && f.c.drop.Add(int64(len(p)-n)) <= closeDrop {
-		return len(p), nil
-	}
-	return n, err
-}
-
-// CloseWrite is called after the store's last byte was read.
-func (f farEnd) CloseWrite() error {
-	f.c.ended.Store(true)
-	return f.c.downFar.Close()
-}
-
-// Close ends what did not end before.
-func (f farEnd) Close() error {
-	_ = f.c.downFar.Close()
-	return f.c.upFar.Close()
-}
-
-// SetLinger has nothing to do: an end that is no good one is told by Read.
-func (farEnd) SetLinger(int) error { return nil }
-
-func (f farEnd) LocalAddr() net.Addr              { return f.c.remote }
-func (f farEnd) RemoteAddr() net.Addr             { return f.c.local }
-func (farEnd) SetDeadline(time.Time) error        { return nil }
-func (farEnd) SetReadDeadline(time.Time) error    { return nil }
-func (farEnd) SetWriteDeadline(t time.Time) error { return nil }
+// late drops a last word of the store after Close, but no copy.
+func (c *Conn) late(n int) bool { return c.closed.Load() && c.drop.Add(int64(n)) <= closeDrop }

@@ -57,7 +57,7 @@ func TestStdioHalfCloses(t *testing.T) {
 	go func() { done <- Stdio(t.Context(), c, in, out) }()
 	far.Write([]byte("from the store"))
 	far.CloseWrite()
-	until(t, "the store's end", func() bool { return c.ended.Load() })
+	until(t, "the store's end", func() bool { return c.pipe.Ended() })
 	feed.Write([]byte("from the job"))
 	feed.Close()
 	if got, err := io.ReadAll(far); string(got) != "from the job" || err != nil {

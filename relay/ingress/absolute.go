@@ -233,8 +233,8 @@ func (x *exchange) end(whole bool) {
 	case x.conn == nil:
 		return
 	case x.upgraded != nil:
-		whole = x.conn.half.Load() && x.conn.ended.Load()
-	case whole && (x.body == nil || x.body.left.Load() > 0 || !x.conn.quiet()):
+		whole = x.conn.Half() && x.conn.Ended()
+	case whole && (x.body == nil || x.body.left.Load() > 0 || !x.conn.Whole()):
 		// net/http also looks for more than the length says, after the handler
 		// has gone, so that its word counts only where the length says nothing
 		timer := time.NewTimer(wroteWait)
