@@ -67,7 +67,7 @@ func TestStartsBeforeItsDatabase(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 
 	server.Stop()
-	ready, stop, over := start(*file)
+	_, stop, over := start(*file)
 	until(t, "it says what it waits for", func() bool {
 		text := health()
 		return strings.HasPrefix(text, "503") && strings.Contains(text, "waiting for the state's database") && !strings.Contains(text, postgrestest.Password)
@@ -77,6 +77,7 @@ func TestStartsBeforeItsDatabase(t *testing.T) {
 		t.Errorf("stopped while it waited: %v", err)
 	}
 
+	var ready chan Ready
 	ready, stop, over = start(*file)
 	until(t, "it waits again", func() bool { return strings.HasPrefix(health(), "503") })
 	if err := server.Restart(); err != nil {
