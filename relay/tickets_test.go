@@ -31,11 +31,11 @@ func TestTickets(t *testing.T) {
 		"arrived":                         {"node", arrived, true},
 		"arrived that is a client's":      {"client", arrived, false},
 		"unknown":                         {"client", func(tk *tickets, _ string) bool { return claimed(tk, "unknown") }, false},
-		"redeemed, and it was claimed":    {"client", func(tk *tickets, s string) bool { return claimed(tk, s) && redeemedBy(client)(tk, s) }, false},
-		"claimed, and it was redeemed":    {"client", func(tk *tickets, s string) bool { return redeemedBy(client)(tk, s) && claimed(tk, s) }, false},
-		"redeemed twice":                  {"client", func(tk *tickets, s string) bool { return redeemedBy(client)(tk, s) && redeemedBy(client)(tk, s) }, false},
-		"claimed twice":                   {"client", func(tk *tickets, s string) bool { return claimed(tk, s) && claimed(tk, s) }, false},
-		"arrived twice":                   {"node", func(tk *tickets, s string) bool { return arrived(tk, s) && arrived(tk, s) }, false},
+		"redeemed, and it was claimed":    {"client", both(claimed, redeemedBy(client)), false},
+		"claimed, and it was redeemed":    {"client", both(redeemedBy(client), claimed), false},
+		"redeemed twice":                  {"client", both(redeemedBy(client), redeemedBy(client)), false},
+		"claimed twice":                   {"client", both(claimed, claimed), false},
+		"arrived twice":                   {"node", both(arrived, arrived), false},
 		"redeemed after another's failed": {"client", func(tk *tickets, s string) bool { return !redeemedBy(other)(tk, s) && redeemedBy(client)(tk, s) }, true},
 		"redeemed late":                   {"client", late(redeemedBy(client)), false},
 		"claimed late":                    {"client", late(claimed), false},
@@ -79,6 +79,10 @@ func arrived(tk *tickets, token string) bool {
 	a, b := net.Pipe()
 	_ = b.Close()
 	return tk.arrive(&tunnel.Peeked{Conn: a, Token: token})
+}
+
+func both(first, second func(*tickets, string) bool) func(*tickets, string) bool {
+	return func(tk *tickets, token string) bool { return first(tk, token) && second(tk, token) }
 }
 
 func late(use func(*tickets, string) bool) func(*tickets, string) bool {
