@@ -279,6 +279,8 @@ func (r *fakeRelay) handle(_ context.Context, s *tunnel.Session, typ string, bod
 		default:
 		}
 		return nil, err
+	case tunnel.TypeEnded: // all of them: who stops does not wait
+		return tunnel.EndsTaken{}, nil
 	case tunnel.TypeConfig:
 		var c tunnel.NodeConfig
 		if err := json.Unmarshal(body, &c); err != nil {
