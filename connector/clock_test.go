@@ -86,8 +86,10 @@ func TestRenewByTheRelaysClock(t *testing.T) {
 			if life := rep.CertificateExpires.Sub(r.now()); life < 15*time.Minute || life > 21*time.Minute {
 				t.Errorf("the new certificate lives %v", life)
 			}
-			if req := <-asked; req.Counter != 1 || len(asked) > 0 {
-				t.Errorf("asked for %+v, and %d times more", req, len(asked))
+			for n := range max(len(asked), 1) { // again, where the session ended over the answer
+				if req := <-asked; req.Counter != 1 {
+					t.Errorf("asked for number %d, the %d. time", req.Counter, n+1)
+				}
 			}
 			until(t, "a session with the new certificate", func() bool { return r.has(rep.CertificateExpires) })
 		})

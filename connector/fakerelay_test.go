@@ -432,6 +432,24 @@ func (r *fakeRelay) next(role string) *visit {
 	}
 }
 
+// both gives the next sessions of both roles, in whatever order they come up.
+func (r *fakeRelay) both() (control, bulk *visit) {
+	r.t.Helper()
+	for late := time.After(time.Minute); control == nil || bulk == nil; {
+		select {
+		case v := <-r.visits:
+			if v.role == tunnel.RoleControl {
+				control = v
+			} else {
+				bulk = v
+			}
+		case <-late:
+			r.t.Fatal("not both sessions came up")
+		}
+	}
+	return control, bulk
+}
+
 func portOf(addr net.Addr) int {
 	_, port, err := net.SplitHostPort(addr.String())
 	if err != nil {

@@ -214,8 +214,7 @@ func TestBetterCarrierWaits(t *testing.T) {
 	over := make(chan error, 1)
 	go func() { over <- n.run(ctx) }()
 	defer func() { cancel(); <-over }()
-	r.next(tunnel.RoleControl)
-	r.next(tunnel.RoleBulk)
+	r.both()
 	if len(n.sessions.all()) != 2 {
 		t.Errorf("%d sessions", len(n.sessions.all()))
 	}

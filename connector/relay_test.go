@@ -77,7 +77,8 @@ func TestTwoRelays(t *testing.T) {
 			p := run(t, opt.File)
 			var said []string
 			for _, r := range []*fakeRelay{a, b} {
-				said = append(said, r.next(tunnel.RoleControl).hello.Incarnation, r.next(tunnel.RoleBulk).hello.Incarnation)
+				control, bulk := r.both()
+				said = append(said, control.hello.Incarnation, bulk.hello.Incarnation)
 				wantStream(t, r)
 			}
 			if len(slices.Compact(said)) != 1 {
@@ -112,8 +113,7 @@ func TestTwoRelays(t *testing.T) {
 func TestRelayAppears(t *testing.T) {
 	a, b := twoRelays(t)
 	p := start(t, a, portOf(echo(t).Addr()), config.CarrierTLS)
-	v := a.next(tunnel.RoleControl)
-	a.next(tunnel.RoleBulk)
+	v, _ := a.both()
 	foreign := b.info()
 	foreign.Identity = strings.Replace(foreign.Identity, "0123", "3210", 1)
 	if err := v.Notify(tunnel.TypeRelays, tunnel.Relays{Relays: []tunnel.RelayInfo{a.info(), foreign}}); err != nil {
@@ -122,8 +122,7 @@ func TestRelayAppears(t *testing.T) {
 	if err := v.Notify(tunnel.TypeRelays, tunnel.Relays{Relays: []tunnel.RelayInfo{a.info(), b.info()}}); err != nil {
 		t.Fatal(err)
 	}
-	b.next(tunnel.RoleControl)
-	b.next(tunnel.RoleBulk)
+	b.both()
 	wantStream(t, b)
 	until(t, "the relays are saved", func() bool {
 		raw, err := os.ReadFile(filepath.Join(p.dir, fileRegistration))
