@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"net"
 	"sync"
@@ -122,7 +123,9 @@ func TestGrantFallsThrough(t *testing.T) {
 func TestGrantOfASilentRelay(t *testing.T) {
 	one, two, c := startTwo(t)
 	defer one.stall.shut()()
-	g, err := c.grant(t.Context(), testTarget, "", 0)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // before its session is dead
+	defer cancel()
+	g, err := c.grant(ctx, testTarget, "", 0)
 	if err != nil || g.via != 1 || two.asked() != 1 {
 		t.Errorf("%+v, %v; the second was asked %d times", g, err, two.asked())
 	}
