@@ -90,6 +90,10 @@ type Socket interface {
 	SetLinger(sec int) error
 }
 
+// promptMost is how much is written by who has it in hand, in bytes. With more the
+// next bytes would wait: two cores do two halves of a bulk copy at once.
+const promptMost = 16 << 10
+
 // promptSocket is one that can be written without waiting: n < len(p) without an
 // error means that it takes no more now.
 type promptSocket interface {

@@ -43,10 +43,10 @@
 // bundle guards all state and is never held across I/O. Readers never wait for
 // writers.
 //
-// Who has bytes in hand writes them himself where that needs no waiting: a
+// Who has a few KB in hand writes them himself where that needs no waiting: a
 // lane's reader writes to the stream's socket, and a socket's reader to a lane
-// whose writer is idle. The bytes are in that core's cache, and nobody has to be
-// woken. What does not fit is left to the goroutine whose task it is.
+// whose writer is idle. Nobody has to be woken for them. What does not fit is left
+// to the goroutine whose task it is, as is bulk.
 //
 // The wire format is in ../PROTOCOL.md, which a test holds against this code.
 package bundle

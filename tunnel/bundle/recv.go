@@ -109,7 +109,7 @@ func (s *Stream) receiveLocked(off uint64, buf *buffer, n int) {
 			s.recv.ahead = slices.Delete(s.recv.ahead, 0, 1)
 			s.appendLocked(q)
 		}
-		if s.prompt != nil && s.recv.inOrder.len() == 1 && s.drainableLocked() {
+		if s.prompt != nil && s.recv.inOrder.len() == 1 && s.recv.inOrder.front().n <= promptMost && s.drainableLocked() {
 			s.writeNowLocked()
 			return
 		}
@@ -196,8 +196,8 @@ func (s *Stream) drainableLocked() bool {
 }
 
 // writeNowLocked writes the one piece that is there to the socket, as far as the
-// socket takes it at once: the lane's reader does that itself while the bytes are
-// in its core's cache, and nobody has to be woken. A goroutine writes the rest.
+// socket takes it at once: the lane's reader does that itself, and nobody has to be
+// woken. A goroutine writes the rest.
 func (s *Stream) writeNowLocked() {
 	b := s.b
 	p := s.recv.inOrder.pop()

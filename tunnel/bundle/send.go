@@ -86,7 +86,7 @@ func (s *Stream) push(buf *buffer, n int) bool {
 	}
 	switch l := b.nextLaneLocked(s.bulkLocked()); {
 	case l == nil:
-	case l.prompt != nil:
+	case l.prompt != nil && n <= promptMost:
 		l.writeNowLocked()
 	default:
 		l.wakeLocked()
