@@ -11,7 +11,7 @@ import (
 // farewell is how long relays may take nothing of the ends of the last streams when
 // the connector stops; farewellMost is how long they have in all.
 const (
-	farewell     = time.Second
+	farewell     = 500 * time.Millisecond
 	farewellMost = 5 * time.Second
 )
 
