@@ -8,10 +8,10 @@ const (
 	DefaultMaxLanes = 16
 	// MaxLanes is the most that a node may allow.
 	MaxLanes = 64
-	// lanesShort and lanesLong are how many a bundle begins with, on short and on
-	// long paths.
-	lanesShort = 2
-	lanesLong  = 4
+	// firstLanes is how many a bundle begins with once it has bulk. On short paths
+	// each brings another goroutine at both ends, on long ones another share of what
+	// loss leaves.
+	firstLanes = 4
 )
 
 // Bundles look at themselves while bulk is under way on a long path.
@@ -87,10 +87,7 @@ func (b *Bundle) targetLocked() int {
 func (b *Bundle) wantBulkLocked() {
 	g := &b.growth
 	if g.own == 0 {
-		g.own = lanesShort
-		if g.long {
-			g.own = lanesLong
-		}
+		g.own = firstLanes
 		b.wishLocked()
 	}
 	now := time.Now()
@@ -152,13 +149,8 @@ func (b *Bundle) measuredLocked() {
 	g.least = b.rttLocked()
 	g.long = g.least > shortPath
 	b.chunk = maxChunk
-	if !g.long {
-		return
-	}
-	b.chunk = b.chunkLocked()
-	if g.own > 0 && g.own < lanesLong {
-		g.own = lanesLong
-		b.wishLocked()
+	if g.long {
+		b.chunk = b.chunkLocked()
 	}
 }
 
