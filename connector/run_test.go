@@ -357,7 +357,7 @@ func TestLaneRefused(t *testing.T) {
 				return // the handshake ends with the session
 			}
 			_ = stream.SetReadDeadline(time.Now().Add(5 * time.Second)) // less than a HELLO may take
-			var late net.Error // not every stream's is os.ErrDeadlineExceeded
+			var late net.Error                                          // not every stream's is os.ErrDeadlineExceeded
 			if _, err := stream.Read(make([]byte, 1)); err == nil || errors.As(err, &late) && late.Timeout() {
 				t.Errorf("the lane is open: %v", err)
 			}
