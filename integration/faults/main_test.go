@@ -7,7 +7,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -260,16 +259,12 @@ func (p *path) dial(ctx context.Context, ingress string) (*net.TCPConn, error) {
 	return conn.(*net.TCPConn), nil
 }
 
-// freePort gives an address below the ports that the system itself chooses, so that it stays free while nobody has it.
+// freePort gives an address that stays free while nobody has it.
 func freePort(t *testing.T) string {
 	t.Helper()
-	for range 100 {
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000)))
-		if err == nil {
-			defer ln.Close()
-			return ln.Addr().String()
-		}
+	addr, err := rig.FreeAddr("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no port is free")
-	return ""
+	return addr
 }

@@ -127,12 +127,11 @@ func TestStoreErrors(t *testing.T) {
 // closedPort returns an address at which nobody listens.
 func closedPort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := rig.FreeAddr("127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = ln.Close() }()
-	return ln.Addr().String()
+	return addr
 }
 
 // forbidden are spellings of addresses that no connector may dial unless its configuration says so. PORT is a port at

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -117,8 +116,7 @@ func copyKey(from, to string) error {
 	return writeFile(filepath.Join(to, "state", "state.key"), string(raw))
 }
 
-// listen finds a number that is free for TCP and for UDP, where none is given. It is below those that the system itself
-// chooses, so that it stays free while the relay is away.
+// listen finds an address that stays free while the relay is away, where none is given.
 func (o RelayOptions) listen(given string) (string, error) {
 	if given != "" {
 		return given, nil
@@ -127,20 +125,7 @@ func (o RelayOptions) listen(given string) (string, error) {
 	if ip := net.ParseIP(o.Hostname); ip != nil && ip.IsLoopback() {
 		host = o.Hostname
 	}
-	for range 100 {
-		addr := net.JoinHostPort(host, strconv.Itoa(12000+rand.IntN(20000)))
-		tcp, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
-		}
-		udp, err := net.ListenPacket("udp", addr)
-		_ = tcp.Close()
-		if err == nil {
-			_ = udp.Close()
-			return addr, nil
-		}
-	}
-	return "", fmt.Errorf("rig: no port is free for TCP and UDP")
+	return FreeAddr(host)
 }
 
 // Endpoint is the relay in a connector's configuration, with all its ports.

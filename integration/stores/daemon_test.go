@@ -13,6 +13,7 @@ import (
 	"github.com/shirou/gopsutil/v4/process"
 
 	"github.com/ebbgate/ebbgate/integration/proc"
+	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
 // freeAddr returns a loopback address that is nobody else's: connections that other programs open come from 127.0.0.1,
@@ -28,16 +29,14 @@ func freeAddr(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// freePort returns an address on 127.0.0.1 at which nobody listens. It is not of the range from which the kernel gives
-// ports.
-func freePort() string {
-	for {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
-		if ln, err := net.Listen("tcp", addr); err == nil {
-			_ = ln.Close()
-			return addr
-		}
+// freePort returns an address on 127.0.0.1 that stays free while nobody has it.
+func freePort(t *testing.T) string {
+	t.Helper()
+	addr, err := rig.FreeAddr("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
 	}
+	return addr
 }
 
 // daemon is a server and what it forked.

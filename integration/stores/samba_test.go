@@ -65,7 +65,7 @@ func TestSamba(t *testing.T) {
 		size     = 40<<20 + 1
 		up, down = 51, 52
 	)
-	dir, addr := t.TempDir(), freePort()
+	dir, addr := t.TempDir(), freePort(t)
 	_, port, _ := strings.Cut(addr, ":")
 	share := filepath.Join(dir, "share")
 	write(t, filepath.Join(share, "export.csv"), down, size)

@@ -188,7 +188,7 @@ func (s *stage) play(ctx context.Context, t *testing.T) string {
 	}
 	var out strings.Builder
 	for _, text := range s.section.commands {
-		s.claim(text)
+		s.claim(t, text)
 		out.WriteString(s.run(ctx, t, text))
 	}
 	return out.String()
@@ -198,10 +198,10 @@ func (s *stage) play(ctx context.Context, t *testing.T) string {
 var claimed = regexp.MustCompile(`--store \S+=127\.0\.0\.1:(\d+)`)
 
 // claim finds free ports for those that commands open.
-func (s *stage) claim(text string) {
+func (s *stage) claim(t *testing.T, text string) {
 	for _, port := range claimed.FindAllStringSubmatch(text, -1) {
 		if s.real[port[1]] == "" {
-			_, s.real[port[1]], _ = strings.Cut(freePort(), ":")
+			_, s.real[port[1]], _ = strings.Cut(freePort(t), ":")
 		}
 	}
 }
