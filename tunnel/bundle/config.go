@@ -94,6 +94,11 @@ type Socket interface {
 // next bytes would wait: two cores do two halves of a bulk copy at once.
 const promptMost = 16 << 10
 
+// promptAfter is how many pieces of a stream the lane's writer writes all the same:
+// most streams say little and wait, and TLS on their goroutine's stack doubles it
+// until the next collection of garbage.
+const promptAfter = 8
+
 // promptSocket is one that can be written without waiting: n < len(p) without an
 // error means that it takes no more now.
 type promptSocket interface {

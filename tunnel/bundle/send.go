@@ -11,6 +11,7 @@ type sending struct {
 	kept     fifo[*chunk]
 	unsent   fifo[*chunk]
 	waiting  int  // bytes in unsent
+	pieces   uint // read from the socket
 	fin      bool // off is final, crc is of everything
 	finAcked bool
 	crc      uint32
@@ -71,6 +72,7 @@ func (s *Stream) push(buf *buffer, n int) bool {
 		s.moved = time.Now()
 	}
 	s.send.off += uint64(n)
+	s.send.pieces++
 	s.send.kept.push(c)
 	s.send.unsent.push(c)
 	s.send.waiting += n
@@ -86,7 +88,7 @@ func (s *Stream) push(buf *buffer, n int) bool {
 	}
 	switch l := b.nextLaneLocked(s.bulkLocked()); {
 	case l == nil:
-	case l.prompt != nil && n <= promptMost:
+	case l.prompt != nil && n <= promptMost && s.send.pieces > promptAfter:
 		l.writeNowLocked()
 	default:
 		l.wakeLocked()
