@@ -173,7 +173,7 @@ func (c *Client) laneTokens(ctx context.Context, via int, node string, n int) ([
 	if len(answer.Tokens) == 0 {
 		return nil, &Error{code: "lane-refused", hop: "relay", message: "the relay gave no token for a lane", advice: "use the same version at both ends"}
 	}
-	return answer.Tokens, nil
+	return answer.Tokens[:min(len(answer.Tokens), n)], nil
 }
 
 // lane implements broker.

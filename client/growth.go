@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
@@ -86,26 +87,15 @@ func (p *pool) more(slot *bundleSlot, b *bundle.Bundle, n int) error {
 	if len(vias) == 0 {
 		return errNoDirect
 	}
-	var making sync.WaitGroup
-	failed := make(chan error, len(vias))
+	var making errgroup.Group
 	for i, via := range vias {
 		share := n / len(vias)
 		if i < n%len(vias) {
 			share++
 		}
-		making.Go(func() {
-			if err := p.moreVia(via, slot, b, share); err != nil {
-				failed <- err
-			}
-		})
+		making.Go(func() error { return p.moreVia(via, slot, b, share) })
 	}
-	making.Wait()
-	select {
-	case err := <-failed:
-		return err
-	default:
-		return nil
-	}
+	return making.Wait()
 }
 
 // moreVia makes direct lanes for bulk through one relay.
@@ -125,28 +115,19 @@ func (p *pool) moreVia(via int, slot *bundleSlot, b *bundle.Bundle, n int) (err 
 
 // moreWith makes a lane with each token.
 func (p *pool) moreWith(ctx context.Context, via int, slot *bundleSlot, b *bundle.Bundle, tokens []string) error {
-	var making sync.WaitGroup
-	failed := make(chan error, len(tokens))
+	var making errgroup.Group
 	for _, token := range tokens {
-		making.Go(func() {
+		making.Go(func() error {
 			conn, info, err := p.broker.lane(ctx, via, slot.node, token, classBulk)
 			switch {
 			case err != nil:
+				return err
 			case !info.Direct: // there is one of the session's already
 				_ = conn.Close()
-			default:
-				err = b.Join(ctx, conn, info)
+				return nil
 			}
-			if err != nil {
-				failed <- err
-			}
+			return b.Join(ctx, conn, info)
 		})
 	}
-	making.Wait()
-	select {
-	case err := <-failed:
-		return err
-	default:
-		return nil
-	}
+	return making.Wait()
 }

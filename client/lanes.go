@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/ebbgate/ebbgate/tunnel"
 	"github.com/ebbgate/ebbgate/tunnel/bundle"
 )
@@ -279,23 +281,11 @@ func (p *pool) resumeOnce(s *strand) error {
 	if err != nil {
 		return err
 	}
-	n := min(len(tokens), len(missing))
-	var making sync.WaitGroup
-	failed := make(chan error, n)
-	for i, token := range tokens[:n] {
-		making.Go(func() {
-			if err := p.addLane(ctx, s, b, token, missing[i]); err != nil {
-				failed <- err
-			}
-		})
+	var making errgroup.Group
+	for i, token := range tokens[:min(len(tokens), len(missing))] {
+		making.Go(func() error { return p.addLane(ctx, s, b, token, missing[i]) })
 	}
-	making.Wait()
-	select {
-	case err := <-failed:
-		return err
-	default:
-		return nil
-	}
+	return making.Wait()
 }
 
 // missingLocked are the classes of which there is no lane and one can be made.

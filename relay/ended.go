@@ -34,7 +34,7 @@ func (v *visit) ended(ctx context.Context, ends tunnel.Ends) (*tunnel.EndsTaken,
 	now := time.Now()
 	count := 0
 	for _, g := range ends.Groups {
-		count += len(g.Ends) / tunnel.EndSize
+		count += max(len(g.Ends)/tunnel.EndSize, 1) // a group of none costs as much as one
 	}
 	if !v.r.reporting.allow(v.identity, count, now) {
 		return nil, failure("reports-too-many", "relay", "they are sent again later", "more than %d ends a second of %s", endsRate, v.identity)

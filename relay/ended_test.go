@@ -113,6 +113,9 @@ func TestEnded(t *testing.T) {
 	if err != nil || len(other.Runs) != 0 {
 		t.Errorf("another tenant sees %+v, %v", other, err)
 	}
+	if _, err := asNode.ended(t.Context(), tunnel.Ends{Groups: make([]tunnel.EndsOf, endsBurst+1)}); codeOf(err) != "reports-too-many" {
+		t.Errorf("groups without ends are free: %v", err)
+	}
 	for range endsBurst {
 		if !r.relay.reporting.allow(client, 1, time.Unix(0, 0)) {
 			break

@@ -126,7 +126,7 @@ func startRelay(ctx context.Context, t *testing.T, o options, config map[string]
 // startRelayOf does it for one of several.
 func startRelayOf(ctx context.Context, t *testing.T, o options, r rig.RelayOptions) *rig.Relay {
 	t.Helper()
-	r.Dir, r.Connect, r.HTTP, r.Flags = filepath.Join(t.TempDir(), "relay"), freePort(t), freePort(t), []string{"--drain-timeout", "0s"}
+	r.Dir, r.Connect, r.HTTP, r.Flags = filepath.Join(t.TempDir(), "relay"), rig.FreePort(t), rig.FreePort(t), []string{"--drain-timeout", "0s"}
 	relay, err := rig.StartRelay(ctx, o.program(), r)
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +139,7 @@ func startRelayOf(ctx context.Context, t *testing.T, o options, r rig.RelayOptio
 func newPath(ctx context.Context, t *testing.T, o options) *path {
 	t.Helper()
 	p := &path{
-		t: t, links: make([]*link, 2), program: o.program(), relay: o.relay, carrier: o.carrier, local: freePort(t),
+		t: t, links: make([]*link, 2), program: o.program(), relay: o.relay, carrier: o.carrier, local: rig.FreePort(t),
 		gateway: o.named(gateway),
 	}
 	if p.relay == nil {
@@ -257,14 +257,4 @@ func (p *path) dial(ctx context.Context, ingress string) (*net.TCPConn, error) {
 		return nil, err
 	}
 	return conn.(*net.TCPConn), nil
-}
-
-// freePort gives an address that stays free while nobody has it.
-func freePort(t *testing.T) string {
-	t.Helper()
-	addr, err := rig.FreeAddr("127.0.0.1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return addr
 }

@@ -30,7 +30,7 @@ func TestMoved(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx := deadline(t)
-			o := options{carrier: move.carrier, metrics: freePort(t)}
+			o := options{carrier: move.carrier, metrics: rig.FreePort(t)}
 			if move.proxied {
 				o.proxy = "http://" + startProxy(ctx, t).addr
 			}

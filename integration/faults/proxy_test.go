@@ -15,6 +15,7 @@ import (
 	"github.com/elazarl/goproxy"
 
 	"github.com/ebbgate/ebbgate/integration/proc"
+	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
 // proxyEnv tells a process of the test binary to be an HTTP proxy that listens there.
@@ -43,7 +44,7 @@ type corporate struct {
 
 func startProxy(ctx context.Context, t *testing.T) *corporate {
 	t.Helper()
-	c := &corporate{addr: freePort(t)}
+	c := &corporate{addr: rig.FreePort(t)}
 	if err := c.start(ctx); err != nil {
 		t.Fatal(err)
 	}

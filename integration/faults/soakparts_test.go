@@ -31,7 +31,7 @@ func (s *soak) start(ctx context.Context, seed uint64) {
 		alone, proxied bool
 	}{{carrier: "tls"}, {carrier: "quic"}, {carrier: "wss", alone: true}, {carrier: "tls", proxied: true}} {
 		o := o
-		o.carrier, o.near, o.far, o.number, o.metrics, o.relay = kind.carrier, true, true, i, freePort(s.t), s.relays[0].Relay
+		o.carrier, o.near, o.far, o.number, o.metrics, o.relay = kind.carrier, true, true, i, rig.FreePort(s.t), s.relays[0].Relay
 		p := &soaked{
 			soak: s, rand: rand.New(rand.NewPCG(seed, uint64(i))), keep: i == 0, metrics: o.metrics, at: s.relays[0],
 			broken: make(map[string]int), outcomes: make(map[string]int),
@@ -49,7 +49,7 @@ func (s *soak) start(ctx context.Context, seed uint64) {
 }
 
 func (s *soak) startRelay(ctx context.Context, o options, r rig.RelayOptions) *rig.Relay {
-	metrics := freePort(s.t)
+	metrics := rig.FreePort(s.t)
 	r.Config = map[string]any{"metrics": metrics}
 	name := [...]string{"relay", "second relay"}[len(s.relays)]
 	relay := &soakedRelay{Relay: startRelayOf(ctx, s.t, o, r), soak: s, name: name, metrics: metrics}

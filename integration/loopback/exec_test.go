@@ -220,7 +220,7 @@ func TestExecDoesNotBegin(t *testing.T) {
 	c := newCompany(ctx, t, "tls")
 	for name, change := range map[string]func(o *rig.JobOptions) (target, code, hop string){
 		"relay off": func(o *rig.JobOptions) (string, string, string) {
-			o.Relay = closedPort(t)
+			o.Relay = rig.FreePort(t)
 			return c.target(store), "connection-refused", "tcp"
 		},
 		"store not allowed": func(*rig.JobOptions) (string, string, string) {

@@ -106,7 +106,7 @@ func TestBrokenProxies(t *testing.T) {
 		{"407 without a scheme", at(answer("HTTP/1.1 407 Proxy Authentication Required\nContent-Length: 0\n\n", true)), "user", "proxy-auth-unsupported", "proxy-auth"},
 		{"407 whatever comes", at(answer(challenge(`Basic realm="corp"`), true)), "user", "proxy-credential-refused", "proxy-auth"},
 		{"a broken NTLM challenge", at(answer(challenge("NTLM TlRMTVNTUAACAAAA"), true)), "user", "proxy-ntlm-broken", "proxy-auth"},
-		{"nobody there", "http://" + closedPort(t), "", "proxy-connection-refused", "tcp"},
+		{"nobody there", "http://" + rig.FreePort(t), "", "proxy-connection-refused", "tcp"},
 		{"no such name", "http://no-such-proxy.invalid:3128", "", "proxy-unresolved", "dns"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -126,7 +126,7 @@ func TestRegistration(t *testing.T) {
 	})
 	t.Run("no relay", func(t *testing.T) {
 		c, err := rig.Configure(rig.Program{Path: binary}, rig.ConnectorOptions{
-			Dir: t.TempDir(), Relay: closedPort(t), Key: keys.Key2, Name: "lost", Carriers: []string{"tls"},
+			Dir: t.TempDir(), Relay: rig.FreePort(t), Key: keys.Key2, Name: "lost", Carriers: []string{"tls"},
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -203,7 +203,7 @@ func TestSecretsStayInside(t *testing.T) {
 	connector, err := rig.StartConnector(ctx, program, rig.ConnectorOptions{
 		Dir: t.TempDir(), Relay: relay.Address, Key: keys.Key1, Name: node,
 		Proxy:  rig.Proxy{URL: "http://" + proxyAt(t, proxy.serve), Username: proxyUser, Password: password},
-		Stores: []rig.Store{rig.Loopback(store, closedPort(t)), rig.Loopback("echo", echo)},
+		Stores: []rig.Store{rig.Loopback(store, rig.FreePort(t)), rig.Loopback("echo", echo)},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -426,7 +426,7 @@ func (w *watched) reloads(ctx context.Context, t *testing.T, c *rig.Connector, w
 	// The wrong password, and another way: the new way is tried and refused.
 	c.Options.Proxy.Password = wrong
 	c.Options.Proxy.Auth = []string{"basic"}
-	c.Options.Stores = append(c.Options.Stores, rig.Loopback(control, closedPort(t)))
+	c.Options.Stores = append(c.Options.Stores, rig.Loopback(control, rig.FreePort(t)))
 	if err := c.Configure(); err != nil {
 		t.Fatal(err)
 	}

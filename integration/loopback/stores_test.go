@@ -52,7 +52,7 @@ func TestStoreErrors(t *testing.T) {
 	silent := fullBacklog(t)
 	c.newConnector(ctx, t, "broken",
 		rig.Store{Name: "unresolved", Address: "no-such-host.invalid:1433"},
-		rig.Loopback("refusing", closedPort(t)),
+		rig.Loopback("refusing", rig.FreePort(t)),
 		rig.Loopback("silent", silent),
 		rig.Store{Name: "selective", Address: c.store.Addr(), AllowSpecial: []string{"loopback"}, Jobs: []string{"somebody-else"}},
 		rig.Store{Name: "clients-only", Address: c.store.Addr(), AllowSpecial: []string{"loopback"}, Ingress: []string{"client"}},
@@ -122,16 +122,6 @@ func TestStoreErrors(t *testing.T) {
 		}
 		c.wantRefused(ctx, t, c.ingress, c.host(store), refusal{http.StatusServiceUnavailable, "no-node-online", "gateway"})
 	})
-}
-
-// closedPort returns an address at which nobody listens.
-func closedPort(t *testing.T) string {
-	t.Helper()
-	addr, err := rig.FreeAddr("127.0.0.1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return addr
 }
 
 // forbidden are spellings of addresses that no connector may dial unless its configuration says so. PORT is a port at

@@ -50,7 +50,7 @@ func TestStoreTest(t *testing.T) {
 	ctx := deadline(t, 4*time.Minute)
 	c := newCompany(ctx, t, "tls")
 	c.newConnector(ctx, t, "node2",
-		rig.Loopback(store, closedPort(t)),
+		rig.Loopback(store, rig.FreePort(t)),
 		rig.Store{Name: "unresolved", Address: "no-such-host.invalid:1433"},
 		rig.Store{Name: "forbidden", Address: c.store.Addr()},
 	)

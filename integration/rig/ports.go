@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"testing"
 )
 
 // guardHost is a loopback address at which the ports that FreeAddr gave are held, so that no test of this machine gives
@@ -43,6 +44,16 @@ func FreeAddr(host string) (string, error) {
 		return addr, nil
 	}
 	return "", fmt.Errorf("rig: no port is free for TCP and UDP at %s", host)
+}
+
+// FreePort is FreeAddr of 127.0.0.1 for a test.
+func FreePort(t testing.TB) string {
+	t.Helper()
+	addr, err := FreeAddr("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addr
 }
 
 func isFree(addr string) bool {

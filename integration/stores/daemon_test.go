@@ -13,7 +13,6 @@ import (
 	"github.com/shirou/gopsutil/v4/process"
 
 	"github.com/ebbgate/ebbgate/integration/proc"
-	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
 // freeAddr returns a loopback address that is nobody else's: connections that other programs open come from 127.0.0.1,
@@ -27,16 +26,6 @@ func freeAddr(t *testing.T) string {
 	}
 	defer func() { _ = ln.Close() }()
 	return ln.Addr().String()
-}
-
-// freePort returns an address on 127.0.0.1 that stays free while nobody has it.
-func freePort(t *testing.T) string {
-	t.Helper()
-	addr, err := rig.FreeAddr("127.0.0.1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return addr
 }
 
 // daemon is a server and what it forked.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/ebbgate/ebbgate/integration/proc"
+	"github.com/ebbgate/ebbgate/integration/rig"
 )
 
 const smbConfig = `[global]
@@ -65,7 +66,7 @@ func TestSamba(t *testing.T) {
 		size     = 40<<20 + 1
 		up, down = 51, 52
 	)
-	dir, addr := t.TempDir(), freePort(t)
+	dir, addr := t.TempDir(), rig.FreePort(t)
 	_, port, _ := strings.Cut(addr, ":")
 	share := filepath.Join(dir, "share")
 	write(t, filepath.Join(share, "export.csv"), down, size)

@@ -201,7 +201,7 @@ var claimed = regexp.MustCompile(`--store \S+=127\.0\.0\.1:(\d+)`)
 func (s *stage) claim(t *testing.T, text string) {
 	for _, port := range claimed.FindAllStringSubmatch(text, -1) {
 		if s.real[port[1]] == "" {
-			_, s.real[port[1]], _ = strings.Cut(freePort(t), ":")
+			_, s.real[port[1]], _ = strings.Cut(rig.FreePort(t), ":")
 		}
 	}
 }

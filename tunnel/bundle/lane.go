@@ -362,7 +362,8 @@ func (l *lane) write(done chan<- struct{}) {
 }
 
 // writeNowLocked does the work of the lane's writer, which waits, in the caller's
-// goroutine, once: nobody has to be woken. What the kernel does not take at once is the writer's.
+// goroutine, once: nobody has to be woken. What the kernel does not take at once is
+// the writer's.
 func (l *lane) writeNowLocked() {
 	b := l.b
 	l.idle, l.poked = false, false
